@@ -1,0 +1,132 @@
+"""Catalogues, rollouts and apps: the numbered documents of the object store, and how a catalogue is signed.
+
+* Every document is append-only: number n + 1 is written only if it does not exist yet, so the history is the audit log.
+* A signature covers `b"catalogue/v1\\n" + document`, the document's bytes as they are, never re-serialised.
+"""
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from schemas.wire import Count, Count32, Milliseconds, Probability, Signature, Use
+
+CATALOGUE_CONTEXT: Final = b"catalogue/v1\n"
+# A device keeps catalogues in memory and on slow flash; 64 KiB holds hundreds of releases.
+MAX_CATALOGUE_BYTES: Final = 64 * 1024
+MAX_ARTIFACT_BYTES: Final = 16 * 1024 * 1024
+
+Slug = Annotated[
+    str,
+    Meta(pattern=r"\A[a-z0-9][a-z0-9_-]{0,63}\Z", description="lower-case letters, digits, '-' and '_': a path segment"),
+]
+Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+ArtifactPath = Annotated[str, Meta(pattern=r"\Aartifacts/[0-9a-f]{64}\Z")]
+
+
+class Parameters(Struct, frozen=True, omit_defaults=True):
+    """What a release decides with: the score from which it says yes, and the chance of a random decision."""
+
+    threshold: Probability = 0.5
+    explore: Probability = 0.0
+
+
+class Probe(Struct, frozen=True):
+    """A golden vector: inputs and the outputs that the publisher computed, compared within 1e-5 on the device."""
+
+    input: list[float]
+    output: dict[str, float]
+
+
+class Download(Struct, frozen=True, omit_defaults=True):
+    """One way to get an artifact. The path ends in the SHA-256 of the bytes it serves."""
+
+    encoding: Literal["identity", "xz", "zstd-patch"]
+    path: ArtifactPath
+    size: Annotated[int, Meta(ge=0, le=MAX_ARTIFACT_BYTES)]
+    base: Sha256 | None = msgspec.field(name="from", default=None)
+
+
+class Release(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A numbered artifact of a model: `sha256` and `size` are those of the result of any download."""
+
+    release: Annotated[int, Meta(ge=1, le=2**32 - 1)]
+    format: Literal["mlmodel", "onnx", "opaque"]
+    sha256: Sha256
+    size: Annotated[int, Meta(ge=0, le=MAX_ARTIFACT_BYTES)]
+    sdk: str = ""
+    inputs: list[str] = []
+    parameters: Parameters = Parameters()
+    probe: list[Probe] = []
+    downloads: list[Download]
+
+
+class Catalogue(Struct, frozen=True, kw_only=True, tag_field="type", tag="catalogue/v1"):
+    """Which releases of one model of one app may run; `floor` is sticky: nothing below it ever runs again."""
+
+    app: Slug
+    model: Slug
+    number: Annotated[int, Meta(ge=1, le=2**53 - 1)]
+    issued_at: Milliseconds
+    expires_at: Milliseconds
+    floor: Count32
+    releases: list[Release]
+
+
+class SignedCatalogue(Struct, frozen=True):
+    """A catalogue as it is stored: the exact bytes (base64 in JSON) and their signatures."""
+
+    document: bytes
+    signatures: list[Signature]
+
+
+class Arm(Struct, frozen=True):
+    """One branch of a rollout and its share of the exposed devices."""
+
+    name: str
+    use: Use
+    weight: Probability
+
+
+class Target(Struct, frozen=True, omit_defaults=True):
+    """Which devices a rollout speaks to; what is empty does not restrict."""
+
+    sdk: str = ""
+    app_version: str = ""
+    os: str = ""
+    locale: list[str] = []
+
+
+class Rollout(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who runs what, decided online: section 4 of the contract."""
+
+    rollout: Count
+    revision: Count
+    app: Slug
+    model: Slug
+    state: Literal["running", "paused", "rolled_back", "complete"]
+    salt: str
+    arms: list[Arm]
+    exposure: Probability
+    stages: list[Probability] = []
+    otherwise: Use
+    target: Target = Target()
+    author: str = ""
+    reason: str = ""
+    at: Milliseconds = 0
+
+
+class AppKey(Struct, frozen=True, omit_defaults=True):
+    """An app key's SHA-256 (the key itself is random and shown once) and its life."""
+
+    sha256: Sha256
+    created_at: Milliseconds
+    revoked_at: Milliseconds | None = None
+
+
+class App(Struct, frozen=True):
+    """An app and its keys, as of `number`."""
+
+    app: Slug
+    number: Annotated[int, Meta(ge=1)]
+    keys: list[AppKey]
