@@ -1,0 +1,53 @@
+"""The port to whatever evaluates a model on the device: one file per format.
+
+* A runtime turns an artifact's bytes into a model, or raises `BadModel`; nothing else escapes, whatever the bytes are.
+* A model answers with the probability of every label, or raises `PredictionFailed`.
+* Both are synchronous and do no I/O: a prediction never waits for anything but the processor.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+
+class BadModel(Exception):
+    """An artifact that is not a model this runtime can run."""
+
+
+class PredictionFailed(Exception):
+    """A model that gave no usable answer to these inputs."""
+
+
+class Model(Protocol):
+    """A loaded model."""
+
+    @property
+    def input_size(self) -> int:
+        """How many numbers `predict` takes."""
+        ...
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Every label that `predict` answers with, in the model's own order."""
+        ...
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the author wrote into the file (for Core ML: userDefined)."""
+        ...
+
+    def predict(self, inputs: Sequence[float]) -> dict[str, float]:
+        """Return the probability of each label. Raises `PredictionFailed`."""
+        ...
+
+
+class Runtime(Protocol):
+    """What loads one format of models."""
+
+    @property
+    def format(self) -> str:
+        """The format's name in a catalogue ("mlmodel", "onnx")."""
+        ...
+
+    def load(self, data: bytes) -> Model:
+        """Parse, check and build. Raises `BadModel`."""
+        ...
