@@ -18,7 +18,9 @@ MAX_ARTIFACT_BYTES: Final = 16 * 1024 * 1024
 
 Slug = Annotated[
     str,
-    Meta(pattern=r"\A[a-z0-9][a-z0-9_-]{0,63}\Z", description="lower-case letters, digits, '-' and '_': a path segment"),
+    Meta(
+        pattern=r"\A[a-z0-9][a-z0-9_-]{0,63}\Z", description="lower-case letters, digits, '-' and '_': a path segment"
+    ),
 ]
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 ArtifactPath = Annotated[str, Meta(pattern=r"\Aartifacts/[0-9a-f]{64}\Z")]
