@@ -16,7 +16,7 @@ else:
 
 ENCODINGS: Final = ("gzip", "zstd", "identity")
 # A frame may ask for a window of gigabytes; a body of megabytes needs 8 MiB at most (RFC 8878, section 3.1.1.1.2).
-_ZSTD_OPTIONS: Final = {DecompressionParameter.window_log_max: 23}
+_ZSTD_OPTIONS: Final[dict[int, int]] = {DecompressionParameter.window_log_max: 23}
 
 
 class Damaged(ValueError):
@@ -44,7 +44,7 @@ def _gunzip(body: bytes, max_bytes: int) -> bytes:
     stream = isal_zlib.decompressobj(31)  # 31: a gzip header and trailer are required
     try:
         data: bytes = stream.decompress(body, max_bytes + 1)
-    except isal_zlib.IsalError as error:
+    except isal_zlib.IsalError as error:  # type: ignore[misc]  # its stub declares a bare object
         raise Damaged(f"gzip: {error}") from error
     if len(data) > max_bytes:
         raise TooLarge(f"more than {max_bytes} bytes")
