@@ -1,0 +1,311 @@
+"""The configuration of every process: one frozen object, read in one place.
+
+* A flag beats a `BACKHAUL_*` variable, which beats the TOML file, which beats the default.
+* An unknown key or a value out of bounds stops the start with one line: its name, where it came from, what is allowed.
+* Values are checked wherever they are given, also where a stronger place overrides them.
+* A secret is never printed. `python -m gateway.config` prints the table of keys that stands in the README.
+"""
+
+import socket
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.inspect import FloatType, IntType, LiteralType, Metadata, type_info
+from msgspec.structs import FieldInfo, fields
+
+PREFIX: Final = "BACKHAUL_"
+FILE_VARIABLE: Final = "BACKHAUL_CONFIG"
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+_PORT: Final = "([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+
+
+def _text(description: str, allowed: str, pattern: str, *, secret: bool = False) -> Meta:
+    return Meta(description=description, pattern=rf"\A({pattern})\Z", extra={"allowed": allowed, "secret": secret})
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message is one line for the operator."""
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """Every key with its bounds, its default and its description."""
+
+    data: Annotated[str, _text("the directory that holds everything that is kept", "a path", r"[^\0]+")] = (
+        "backhaul-data"
+    )
+    listen: Annotated[
+        str,
+        _text(
+            "where the gateway listens; port 0 takes any free one",
+            "HOST:PORT",
+            rf"(\[[0-9a-fA-F:.]+\]|[^:\s]+):{_PORT}",
+        ),
+    ] = "127.0.0.1:8080"
+    store_url: Annotated[
+        str,
+        _text(
+            "the object store of apps, catalogues and artifacts; empty: the directory `store` under `data`",
+            "a URL: file, s3, gs, az, abfs or https",
+            r"|(file|s3|gs|az|azure|abfs|abfss|https)://\S+",
+        ),
+    ] = ""
+    artifact_base_url: Annotated[
+        str,
+        _text(
+            "what devices resolve artifact paths against: a CDN's URL, or `/` for the gateway itself",
+            "a URL or path that ends in /",
+            r"/(\S*/)?|https?://\S+/",
+        ),
+    ] = "/"
+    gateway_name: Annotated[
+        str,
+        _text("this gateway's name in records; empty: the host's name", "up to 64 visible characters", r"[!-~]{0,64}"),
+    ] = ""
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="the least severe messages that are printed")
+    ] = "info"
+
+    body_max_bytes: Annotated[
+        int, Meta(ge=KIB, le=64 * MIB, description="the largest body as sent; larger ones are answered 413")
+    ] = MIB
+    inflated_max_bytes: Annotated[
+        int, Meta(ge=KIB, le=64 * MIB, description="the largest body after inflating; larger ones are answered 413")
+    ] = 8 * MIB
+    batch_max_events: Annotated[
+        int, Meta(ge=1, le=100_000, description="the most events in a batch; more are answered 413")
+    ] = 1000
+    inflight_max_bytes: Annotated[
+        int,
+        Meta(ge=64 * KIB, le=64 * GIB, description="the bytes of requests in work before new ones are answered 429"),
+    ] = 64 * MIB
+
+    flush_events: Annotated[int, Meta(ge=1, le=100_000, description="devices flush when this many events wait")] = 50
+    flush_seconds: Annotated[
+        int, Meta(ge=1, le=7 * 86_400, description="devices flush when their oldest event is this old")
+    ] = 300
+    lease_seconds: Annotated[
+        int, Meta(ge=1, le=90 * 86_400, description="devices ask for news at a launch after this long without contact")
+    ] = 21_600
+    refresh_seconds: Annotated[
+        float, Meta(ge=0.05, le=3600, description="how often a gateway looks for new apps, catalogues and rollouts")
+    ] = 2.0
+    inline_bytes: Annotated[
+        int, Meta(ge=0, le=MIB, description="artifact downloads up to this size travel inside the reply; 0: none do")
+    ] = 8192
+
+    log_max_bytes: Annotated[
+        int, Meta(ge=MIB, le=2**50, description="how much the embedded log keeps before batches are answered 503")
+    ] = 8 * GIB
+    log_pending_max_bytes: Annotated[
+        int,
+        Meta(ge=64 * KIB, le=16 * GIB, description="bytes that may wait for a commit before batches are answered 503"),
+    ] = 64 * MIB
+
+    clickhouse_url: Annotated[
+        str,
+        _text(
+            "the ClickHouse server's HTTP address; empty: one is run under `data`",
+            "a URL: http or https, no user or password in it",
+            r"|https?://[^\s@]+",
+        ),
+    ] = ""
+    clickhouse_user: Annotated[
+        str, _text("the user at `clickhouse_url`; not used with the embedded server", "a name", r"[^\0\r\n]{1,256}")
+    ] = "default"
+    clickhouse_password: Annotated[
+        str, _text("the password at `clickhouse_url`", "one line", r"[^\0\r\n]{0,1024}", secret=True)
+    ] = ""
+    clickhouse_database: Annotated[
+        str, _text("the database of the warehouse", "letters, digits and _", r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+    ] = "backhaul"
+    clickhouse_port: Annotated[
+        int, Meta(ge=0, le=65_535, description="the embedded server's port on 127.0.0.1; 0: any free one")
+    ] = 0
+
+    warehouse_range_records: Annotated[int, Meta(ge=1, le=1_000_000, description="the most records in one insert")] = (
+        2000
+    )
+    warehouse_range_bytes: Annotated[
+        int, Meta(ge=64 * KIB, le=GIB, description="the most bytes of records in one insert")
+    ] = 16 * MIB
+    warehouse_poll_seconds: Annotated[
+        float, Meta(ge=0.01, le=60, description="how long the warehouse consumer waits when the log has nothing new")
+    ] = 0.2
+    retention_days: Annotated[
+        int, Meta(ge=1, le=36_500, description="rows leave the warehouse this long after they were received")
+    ] = 90
+
+    grace_seconds: Annotated[
+        float, Meta(ge=1, le=3600, description="how long a stop may take before what still runs is killed")
+    ] = 15.0
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{key}={shown_value(self, key)!r}" for key in self.__struct_fields__)
+        return f"Config({shown})"
+
+    @property
+    def directory(self) -> Path:
+        """`data`, absolute."""
+        return Path(self.data).absolute()
+
+    @property
+    def store_address(self) -> str:
+        """The object store's URL, the default one filled in."""
+        return self.store_url or (self.directory / "store").as_uri()
+
+    @property
+    def name(self) -> str:
+        """This gateway's name, the default one filled in."""
+        return self.gateway_name or socket.gethostname()[:64]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of `listen`."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+KEYS: Final[Mapping[str, FieldInfo]] = {field.name: field for field in fields(Config)}
+
+
+def load(
+    flags: Mapping[str, object | None] | None = None,
+    environ: Mapping[str, str] | None = None,
+    file: Path | None = None,
+) -> Config:
+    """Read the configuration; a flag that is None was not given. Raises `ConfigError`."""
+    environ = environ or {}
+    path = file or (Path(environ[FILE_VARIABLE]) if environ.get(FILE_VARIABLE) else None)
+    values: dict[str, Any] = {}
+    for key, value, origin in _given(flags or {}, environ, path):
+        values[key] = _checked(key, value, origin)
+    config = Config(**values)
+    _check_together(config)
+    return config
+
+
+def to_environment(config: Config) -> dict[str, str]:
+    """Render the whole configuration as variables, for a child process."""
+    return {variable(key): str(getattr(config, key)) for key in KEYS} | {variable("data"): str(config.directory)}
+
+
+def variable(key: str) -> str:
+    """Name the key's environment variable."""
+    return PREFIX + key.upper()
+
+
+def allowed(key: str) -> str:
+    """Say in words which values the key takes."""
+    kind, extra = _kind(key)
+    if isinstance(kind, IntType | FloatType):
+        noun = "a whole number" if isinstance(kind, IntType) else "a number"
+        return f"{noun} from {kind.ge} to {kind.le}"
+    if isinstance(kind, LiteralType):
+        return "one of " + ", ".join(map(str, kind.values))
+    return str(extra["allowed"])
+
+
+def is_secret(key: str) -> bool:
+    """Say whether the key's value must not be printed."""
+    return bool(_kind(key)[1].get("secret"))
+
+
+def shown_value(config: Config, key: str) -> object:
+    """Return the key's value as it may be printed."""
+    value = getattr(config, key)
+    return "***" if is_secret(key) and value else value
+
+
+def markdown_table() -> str:
+    """Render every key as the Markdown table of the README."""
+    rows = ["| key | variable | default | allowed | what it is |", "| --- | --- | --- | --- | --- |"]
+    for key, field in KEYS.items():
+        kind, _ = _kind(key)
+        default = _default_text(field.default, in_bytes=isinstance(kind, IntType) and key.endswith("_bytes"))
+        rows.append(f"| `{key}` | `{variable(key)}` | {default} | {allowed(key)} | {_description(key)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _given(
+    flags: Mapping[str, object | None], environ: Mapping[str, str], path: Path | None
+) -> Iterator[tuple[str, object, str]]:
+    """Yield (key, value, where it came from), the weakest place first. Raises `ConfigError`."""
+    if path is not None:
+        for key, value in _read_file(path).items():
+            yield key, value, f"in {path}"
+    for name, text in sorted(environ.items()):
+        if name.startswith(PREFIX) and name != FILE_VARIABLE:
+            yield name.removeprefix(PREFIX).lower(), text, f"from the variable {name}"
+    for key, flag in flags.items():
+        if flag is not None:
+            yield key, flag, f"from the flag --{key.replace('_', '-')}"
+
+
+def _read_file(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from error
+    except ValueError as error:  # TOML's and UTF-8's errors are ValueErrors
+        raise ConfigError(f"the configuration file {path} is not valid TOML: {error}") from error
+
+
+def _checked(key: str, value: object, origin: str) -> object:
+    field = KEYS.get(key)
+    if field is None:
+        raise ConfigError(f"unknown key {key!r} {origin}: the keys are {', '.join(KEYS)}")
+    try:
+        # Variables and flags are text, so "12" is a number there; in TOML it is a string and stays one.
+        return msgspec.convert(value, field.type, strict=not isinstance(value, str) or origin.startswith("in "))
+    except msgspec.ValidationError:
+        shown = "the value given" if is_secret(key) else repr(value)
+        raise ConfigError(f"{key} {origin}: {shown} is not allowed; it must be {allowed(key)}") from None
+
+
+def _check_together(config: Config) -> None:
+    """Refuse values that only contradict each other. Raises `ConfigError`."""
+    for smaller, larger in (
+        ("flush_events", "batch_max_events"),
+        ("body_max_bytes", "inflated_max_bytes"),
+        ("inflated_max_bytes", "inflight_max_bytes"),
+        ("body_max_bytes", "log_pending_max_bytes"),
+    ):
+        low, high = getattr(config, smaller), getattr(config, larger)
+        if low > high:
+            raise ConfigError(f"{smaller} ({low}) must not be above {larger} ({high})")
+
+
+def _kind(key: str) -> tuple[object, Mapping[str, object]]:
+    """Return the key's type with its bounds, and what its Meta says beside them."""
+    info = type_info(KEYS[key].type)
+    if isinstance(info, Metadata):
+        return info.type, info.extra or {}
+    return info, {}
+
+
+def _description(key: str) -> str:
+    info = type_info(KEYS[key].type)
+    schema = info.extra_json_schema if isinstance(info, Metadata) else None
+    return str((schema or {})["description"])
+
+
+def _default_text(default: object, *, in_bytes: bool) -> str:
+    if default == "":
+        return "empty"
+    if in_bytes and isinstance(default, int):
+        for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+            if default and default % unit == 0:
+                return f"`{default}` ({default // unit} {name})"
+    return f"`{default}`"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown_table())

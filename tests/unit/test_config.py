@@ -1,0 +1,131 @@
+"""The configuration: where a value comes from, what is refused, and what is printed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from gateway import config
+from gateway.config import KEYS, Config, ConfigError, load
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def _write(text: str) -> Path:
+        path = tmp_path / "backhaul.toml"
+        path.write_text(text)
+        return path
+
+    return _write
+
+
+def test_nothing_given_is_the_defaults() -> None:
+    assert load() == Config()
+
+
+def test_a_flag_beats_a_variable_beats_the_file_beats_the_default(write: Write) -> None:
+    file = write("flush_events = 10\nflush_seconds = 10\nlease_seconds = 10\n")
+    environ = {"BACKHAUL_FLUSH_EVENTS": "20", "BACKHAUL_FLUSH_SECONDS": "20"}
+    found = load({"flush_events": 30, "data": None}, environ, file)
+    assert (found.flush_events, found.flush_seconds, found.lease_seconds) == (30, 20, 10)
+    assert found.data == "backhaul-data"
+
+
+def test_the_file_may_be_named_by_a_variable(write: Write) -> None:
+    file = write("grace_seconds = 3")
+    assert load({}, {"BACKHAUL_CONFIG": str(file)}).grace_seconds == 3.0
+
+
+def test_variables_of_other_programs_are_none_of_our_business() -> None:
+    assert load({}, {"PATH": "/bin", "backhaul_data": "x"}) == Config()
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"BACKHAUL_FLUSH_EVENT": "1"}, "unknown key 'flush_event' from the variable BACKHAUL_FLUSH_EVENT"),
+        ({"BACKHAUL_FLUSH_EVENTS": "0"}, "flush_events from the variable BACKHAUL_FLUSH_EVENTS: '0' is not allowed"),
+        ({"BACKHAUL_FLUSH_EVENTS": "many"}, "it must be a whole number from 1 to 100000"),
+        ({"BACKHAUL_REFRESH_SECONDS": "nan"}, "it must be a number from 0.05 to 3600"),
+        ({"BACKHAUL_LISTEN": "localhost"}, "it must be HOST:PORT"),
+        ({"BACKHAUL_LISTEN": "127.0.0.1:65536"}, "it must be HOST:PORT"),
+        ({"BACKHAUL_LOG_LEVEL": "loud"}, "it must be one of debug, error, info, warning"),
+        ({"BACKHAUL_STORE_URL": "memory://"}, "it must be a URL: file, s3, gs, az, abfs or https"),
+        ({"BACKHAUL_CLICKHOUSE_URL": "http://me:secret@host"}, "no user or password in it"),
+        ({"BACKHAUL_CLICKHOUSE_DATABASE": "a;b"}, "it must be letters, digits and _"),
+        ({"BACKHAUL_FLUSH_EVENTS": "2000"}, "flush_events (2000) must not be above batch_max_events (1000)"),
+        ({"BACKHAUL_CONFIG": "/nowhere/b.toml"}, "cannot read the configuration file /nowhere/b.toml"),
+    ],
+)
+def test_a_wrong_variable_stops_the_start_with_its_name(environ: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({}, environ)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("flush_evnts = 1", "unknown key 'flush_evnts' in "),
+        ("[gateway]\nflush_events = 1", "unknown key 'gateway' in "),
+        ('flush_events = "12"', "flush_events in "),
+        ("flush_events = 0", "flush_events in "),
+        ("flush_events = ", "is not valid TOML"),
+    ],
+)
+def test_a_wrong_file_stops_the_start_with_its_name(write: Write, text: str, said: str) -> None:
+    file = write(text)
+    with pytest.raises(ConfigError, match=r"backhaul\.toml") as caught:
+        load({}, {}, file)
+    assert said in str(caught.value)
+
+
+def test_a_wrong_value_is_refused_even_where_a_stronger_place_overrides_it() -> None:
+    with pytest.raises(ConfigError, match="BACKHAUL_LISTEN"):
+        load({"listen": "127.0.0.1:0"}, {"BACKHAUL_LISTEN": "nonsense"})
+
+
+def test_a_flag_is_named_as_the_user_typed_it() -> None:
+    with pytest.raises(ConfigError, match="from the flag --listen"):
+        load({"listen": "here"})
+
+
+def test_a_secret_is_never_printed() -> None:
+    found = load({}, {"BACKHAUL_CLICKHOUSE_PASSWORD": "hunter2"})
+    assert "hunter2" not in repr(found)
+    assert config.shown_value(found, "clickhouse_password") == "***"
+    with pytest.raises(ConfigError) as caught:
+        load({}, {"BACKHAUL_CLICKHOUSE_PASSWORD": "hunter2\nhunter3"})
+    assert "hunter" not in str(caught.value)
+
+
+def test_a_child_reads_the_same_configuration_from_its_environment(tmp_path: Path) -> None:
+    found = load({"data": str(tmp_path), "listen": "[::1]:0", "refresh_seconds": 0.1, "store_url": "s3://bucket/path"})
+    assert load({}, config.to_environment(found)) == found
+
+
+def test_the_addresses_are_filled_in() -> None:
+    found = load({"listen": "[::1]:8443", "data": "/tmp/a b"})  # noqa: S108 - a path in text only
+    assert found.address == ("::1", 8443)
+    assert found.store_address == "file:///tmp/a%20b/store"
+    assert found.name
+    assert load({"store_url": "s3://bucket"}).store_address == "s3://bucket"
+
+
+def test_every_key_is_described_bounded_and_in_the_table() -> None:
+    table = config.markdown_table().splitlines()
+    assert len(table) == len(KEYS) + 2
+    for key, row in zip(KEYS, table[2:], strict=True):
+        assert f"`{key}`" in row
+        assert config.variable(key) in row
+        assert config.allowed(key) in row
+        assert "None" not in row
+
+
+def test_every_default_is_within_its_bounds() -> None:
+    for key, field in KEYS.items():
+        assert msgspec.convert(field.default, field.type) == field.default, key
