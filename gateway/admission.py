@@ -1,0 +1,141 @@
+"""Decide who may send, and take the body in without holding more than agreed.
+
+* The app key is judged first, by a look-up of its hash; nobody is told about media types before their name is known.
+* Length, media type and encoding are judged before a byte of the body is read.
+* Bytes count as in flight when they arrive, not when they are announced: a sender that stalls holds only what it sent.
+"""
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from aiohttp import StreamReader, hdrs, web
+from aiohttp.web_protocol import RequestPayloadError
+from msgspec import Struct
+
+from gateway.problems import BatchTooLarge, KeyRevoked, MalformedBody, SlowDown, UnknownKey, UnsupportedMedia, spread
+from gateway.releases.snapshot import SnapshotKeeper
+from schemas.encoding import ENCODINGS
+from schemas.reasons import TRANSFER_BROKEN
+
+_SCHEME: Final = "bearer "
+_MEDIA_TYPE: Final = "application/json"
+# An upload of the largest body over a bad mobile link; past it, the connection is better given to somebody else.
+READ_SECONDS: Final = 60.0
+# Devices that were told to slow down come back between this and twice this.
+SLOW_DOWN_SECONDS: Final = 5.0
+
+
+class Admitted(Struct, frozen=True):
+    """What the headers said: whose app it is and how the body is encoded."""
+
+    app: str
+    encoding: str
+
+
+class InFlight:
+    """Counts the bytes of bodies that are being read, judged and stored, and refuses more than its bound."""
+
+    def __init__(self, max_bytes: int, dice: random.Random) -> None:
+        self._max_bytes = max_bytes
+        self._dice = dice
+        self.bytes = 0
+
+    def check(self, announced_bytes: int) -> None:
+        """Refuse a body that would not fit. Raises `SlowDown`."""
+        if self.bytes + announced_bytes > self._max_bytes:
+            raise SlowDown("too many bytes are in work here", spread(SLOW_DOWN_SECONDS, self._dice.random()))
+
+    @contextmanager
+    def hold(self) -> Iterator["Hold"]:
+        """Hold bytes until the end of the block, however it ends."""
+        hold = Hold(self)
+        try:
+            yield hold
+        finally:
+            self.bytes -= hold.bytes
+
+
+class Hold:
+    """The bytes of one request."""
+
+    __slots__ = ("_in_flight", "bytes")
+
+    def __init__(self, in_flight: InFlight) -> None:
+        self._in_flight = in_flight
+        self.bytes = 0
+
+    def grow(self, more_bytes: int) -> None:
+        """Hold more. Raises `SlowDown`."""
+        self._in_flight.check(more_bytes)
+        self._in_flight.bytes += more_bytes
+        self.bytes += more_bytes
+
+
+class Gate:
+    """Admits requests and reads their bodies."""
+
+    def __init__(self, snapshots: SnapshotKeeper, in_flight: InFlight, body_max_bytes: int) -> None:
+        self._snapshots = snapshots
+        self._in_flight = in_flight
+        self._body_max_bytes = body_max_bytes
+
+    def admit(self, request: web.Request) -> Admitted:
+        """Judge the headers. Raises `UnknownKey`, `KeyRevoked`, `UnsupportedMedia`, `BatchTooLarge` or `SlowDown`."""
+        app = self._app_of(request.headers.get(hdrs.AUTHORIZATION, ""))
+        media_type = request.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
+        if media_type != _MEDIA_TYPE:
+            raise UnsupportedMedia(f"Content-Type must be {_MEDIA_TYPE}")
+        encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower()
+        if encoding not in ENCODINGS:
+            raise UnsupportedMedia(f"Content-Encoding must be one of {', '.join(ENCODINGS)}")
+        announced_bytes = request.content_length or 0
+        self._check_length(announced_bytes)
+        self._in_flight.check(announced_bytes)
+        return Admitted(app, encoding)
+
+    async def read(self, request: web.Request, hold: Hold) -> bytes:
+        """Read the body, chunked or not. Raises `BatchTooLarge`, `SlowDown`, or `MalformedBody` for a broken transfer."""
+        if hdrs.EXPECT in request.headers:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        stream = request.content
+        try:
+            if stream.is_eof():  # it came in one packet with the headers, as most do
+                body = stream.read_nowait()
+                self._check_length(len(body))
+                hold.grow(len(body))
+                return body
+            async with asyncio.timeout(READ_SECONDS):
+                return await self._read_chunks(stream, hold)
+        except TimeoutError:
+            raise SlowDown("the body did not arrive in time", int(READ_SECONDS)) from None
+        except RequestPayloadError as error:
+            raise MalformedBody(TRANSFER_BROKEN, f"the transfer is broken: {error}") from error
+
+    async def _read_chunks(self, stream: StreamReader, hold: Hold) -> bytes:
+        body = bytearray()
+        while chunk := await stream.readany():
+            self._check_length(len(body) + len(chunk))
+            hold.grow(len(chunk))
+            body += chunk
+        return bytes(body)
+
+    def _app_of(self, authorization: str) -> str:
+        if authorization[: len(_SCHEME)].lower() != _SCHEME:
+            raise UnknownKey("Authorization must be: Bearer <app key>")
+        key = authorization[len(_SCHEME) :].strip()
+        # Header bytes that are no UTF-8 arrive as surrogates.
+        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        holder = self._snapshots.current.keys.get(digest)
+        if holder is None:
+            raise UnknownKey("the app key is not known")
+        if holder.revoked:
+            raise KeyRevoked("the app key was revoked")
+        return holder.app
+
+    def _check_length(self, length_bytes: int) -> None:
+        if length_bytes > self._body_max_bytes:
+            raise BatchTooLarge(f"the body may have {self._body_max_bytes} bytes")
