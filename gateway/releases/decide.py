@@ -1,12 +1,30 @@
-"""Decide what a device runs: a pure function of the snapshot and of what the device says of itself."""
+"""Decide what a device runs: a pure function of the snapshot and of what the device says of itself.
 
-from collections.abc import Mapping
+* Sticky: the bucket hangs on the rollout's salt and the device alone, so raising the exposure moves nobody out, and the
+  arm comes from a second hash, so it is independent of how early a device came in.
+* A release that the device cannot run (SDK, inputs), that is not listed or is below the floor is never offered. In its
+  place stands the newest that fits and is *not newer* than the one named: an operator who says 41 never hands out 42.
+* Whatever stands in for `otherwise` is never a release that only an arm names: a rollback leaves nobody on it.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
+from hashlib import sha256
+from typing import Final
 
 from msgspec import Struct
 
-from gateway.releases.rules import ModelRules
+from gateway.releases.rules import ModelRules, os_target
 from schemas.records import Told
-from schemas.wire import CatalogueNews, Envelope, Use
+from schemas.releases import Arm, Release, Rollout, Target
+from schemas.versions import satisfies
+from schemas.wire import CatalogueNews, Envelope, Have, Use
+
+_SEPARATOR: Final = b"\x1f"
+# A double holds 53 bits: of the 64 the upper 53 are kept, so that the fraction is exact in every language and below 1.
+_SPARE_BITS: Final = 11
+_UNIT: Final = 2.0**-53
+_ARTIFACTS: Final = len("artifacts/")
 
 
 class Decision(Struct, frozen=True):
@@ -20,4 +38,116 @@ class Decision(Struct, frozen=True):
 
 def decide(models: Mapping[str, ModelRules], envelope: Envelope) -> Decision:
     """Answer every model that the device names in `have` and that has a catalogue."""
-    raise NotImplementedError
+    decision = Decision({}, {}, {}, {})
+    for model, have in envelope.have.items():
+        rules = models.get(model)
+        if rules is None:
+            continue
+        if have.catalogue > rules.number:
+            # Another gateway was faster: what this one would say is older than what the device knows.
+            decision.told[model] = Told(have.use)
+            continue
+        if have.catalogue < rules.number:
+            decision.catalogues[model] = rules.news
+        told = decision.told[model] = offer_for(rules, model, have, envelope)
+        if told.use != have.use:
+            decision.use[model] = told.use
+            if told.use != have.previous:
+                decision.inline.update(_riding(rules, told.use))
+    return decision
+
+
+def offer_for(rules: ModelRules, model: str, have: Have, envelope: Envelope) -> Told:
+    """Say what the device should run of one model, and which arm of which rollout that is."""
+    fitting = [release.release for release in rules.releases if fits(release, model, envelope)]
+    rollout = rules.rollout
+    if rollout is None:
+        return Told(fitting[0] if fitting else "bundled")
+    arm = arm_for(rollout, envelope)
+    if arm is not None:
+        use = _runnable(arm.use, fitting)
+        # Paused: the gateway keeps no list of who is in; whoever runs its arm's release is.
+        if rollout.state == "running" or use == have.use:
+            return Told(use, arm.name, rollout.rollout)
+    tried = {other.use for other in rollout.arms} - {rollout.otherwise}
+    return Told(_runnable(rollout.otherwise, fitting, never=tried), "", rollout.rollout)
+
+
+def arm_for(rollout: Rollout, envelope: Envelope) -> Arm | None:
+    """Return the arm of a device that the rollout has reached; None for all others, who get `otherwise`."""
+    if rollout.state not in ("running", "paused") or not targets(rollout.target, envelope):
+        return None
+    if bucket(rollout.salt, envelope.device) >= rollout.exposure:
+        return None
+    return arm_of(rollout.salt, envelope.device, rollout.arms)
+
+
+def bucket(salt: str, device: str) -> float:
+    """Return the device's place in 0 <= x < 1: the upper 53 of the first 64 bits of SHA-256(salt + 0x1F + device)."""
+    return _fraction(salt.encode() + _SEPARATOR + device.encode())
+
+
+def arm_of(salt: str, device: str, arms: Sequence[Arm]) -> Arm:
+    """Return the arm that holds the device's place by SHA-256(salt + 0x1F + device + 0x1F + "arm"), in weight order.
+
+    The weights are added up in the order of the list; the last arm that has any weight takes what rounding leaves.
+    """
+    place = _fraction(salt.encode() + _SEPARATOR + device.encode() + _SEPARATOR + b"arm")
+    end, chosen = 0.0, arms[0]
+    for arm in arms:
+        if arm.weight > 0.0:
+            end, chosen = end + arm.weight, arm
+            if place < end:
+                break
+    return chosen
+
+
+def fits(release: Release, model: str, envelope: Envelope) -> bool:
+    """Say whether the device's SDK can run the release and sends all its inputs (where it says what it sends)."""
+    if not satisfies(envelope.sdk, release.sdk):
+        return False
+    sent = envelope.signals.get(model)
+    return sent is None or all(name in sent for name in release.inputs)
+
+
+def targets(target: Target, envelope: Envelope) -> bool:
+    """Say whether a rollout speaks to the device. A locale "de" means every "de_..."; what is empty means everyone."""
+    return (
+        satisfies(envelope.sdk, target.sdk)
+        and satisfies(envelope.app_version, target.app_version)
+        and _runs_on(envelope.os, target.os)
+        and (not target.locale or any(_speaks(envelope.locale, wanted) for wanted in target.locale))
+    )
+
+
+@lru_cache(maxsize=4096)
+def _runs_on(os: str, wanted: str) -> bool:
+    wanted_name, specifier = os_target(wanted)
+    name, _, version = os.rpartition(" ")
+    if not name or not version[:1].isdigit():
+        name, version = os, ""
+    return wanted_name in ("", name.lower()) and satisfies(version, specifier)
+
+
+def _speaks(locale: str, wanted: str) -> bool:
+    # Apple writes de_AT, BCP 47 (RFC 5646) de-AT.
+    locale, wanted = locale.replace("-", "_"), wanted.replace("-", "_")
+    return locale == wanted or locale.startswith(wanted + "_")
+
+
+def _runnable(use: Use, fitting: Sequence[int], never: Collection[Use] = ()) -> Use:
+    if isinstance(use, str) or use in fitting:
+        return use
+    return next((release for release in fitting if release < use and release not in never), "bundled")
+
+
+def _riding(rules: ModelRules, use: Use) -> dict[str, bytes]:
+    for release in rules.releases:
+        if release.release == use:
+            hashes = (download.path[_ARTIFACTS:] for download in release.downloads)
+            return {sha: rules.inline[sha] for sha in hashes if sha in rules.inline}
+    return {}
+
+
+def _fraction(text: bytes) -> float:
+    return (int.from_bytes(sha256(text).digest()[:8], "big") >> _SPARE_BITS) * _UNIT

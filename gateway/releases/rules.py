@@ -1,16 +1,20 @@
 """What the gateway knows of one model, made ready once per refresh so that a decision only looks things up.
 
 * Everything a request could trip over (a specifier, an arm's weight, a target) is read here: a document that does not
-  hold is refused by the snapshot, never by a request.
-* Pure: bytes in, rules out.
+  hold is refused by the snapshot, and never met by a request.
+* Pure: bytes in, rules out. Signatures are the publisher's and the device's business: the gateway has no keys.
 """
 
+import math
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
+from gateway.releases.errors import BadDocument
 from schemas.releases import Catalogue, Download, Release, Rollout, SignedCatalogue
 from schemas.versions import parse_specifier
 from schemas.wire import CatalogueNews
@@ -20,10 +24,7 @@ _signed = msgspec.json.Decoder(SignedCatalogue)
 _rollout = msgspec.json.Decoder(Rollout)
 # Weights are typed by people: 0.33 + 0.33 + 0.34 must pass, a forgotten arm must not.
 _WEIGHT_SLACK: Final = 1e-6
-
-
-class BadDocument(ValueError):
-    """A document of the store that is not what its path promises."""
+_OS: Final = re.compile(r"\s*([^<>=!]*?)\s*((?:[<>=!].*)?)", re.ASCII)
 
 
 class ModelRules(Struct, frozen=True, kw_only=True):
@@ -38,3 +39,64 @@ class ModelRules(Struct, frozen=True, kw_only=True):
     releases: tuple[Release, ...]
     inline: Mapping[str, bytes]
     rollout: Rollout | None = None
+
+
+def model_rules(
+    signed: SignedCatalogue, catalogue: Catalogue, base_url: str, inline: Mapping[str, bytes]
+) -> ModelRules:
+    """Make a catalogue ready for decisions."""
+    runnable = [release for release in catalogue.releases if release.release >= catalogue.floor]
+    return ModelRules(
+        number=catalogue.number,
+        news=CatalogueNews(signed.document, signed.signatures, base_url),
+        releases=tuple(sorted(runnable, key=lambda release: release.release, reverse=True)),
+        inline=inline,
+    )
+
+
+def read_catalogue(stored: bytes, app: str, model: str, number: int) -> tuple[SignedCatalogue, Catalogue]:
+    """Read a stored catalogue and check that it belongs where it stands. Raises `BadDocument`."""
+    try:
+        signed = _signed.decode(stored)
+        catalogue = _catalogue.decode(signed.document)
+        for release in catalogue.releases:
+            parse_specifier(release.sdk)
+    except (ValueError, RecursionError) as error:
+        raise BadDocument(f"not a catalogue: {error}") from error
+    found = (catalogue.app, catalogue.model, catalogue.number)
+    if found != (app, model, number):
+        raise BadDocument(f"is catalogue {found[2]} of {found[0]}/{found[1]}, in the wrong place")
+    return signed, catalogue
+
+
+def read_rollout(stored: bytes, app: str, model: str) -> Rollout:
+    """Read a stored rollout and check that it can be obeyed as it is. Raises `BadDocument`."""
+    try:
+        rollout = _rollout.decode(stored)
+        for specifier in (rollout.target.sdk, rollout.target.app_version, os_target(rollout.target.os)[1]):
+            parse_specifier(specifier)
+    except (ValueError, RecursionError) as error:
+        raise BadDocument(f"not a rollout: {error}") from error
+    if (rollout.app, rollout.model) != (app, model):
+        raise BadDocument(f"is a rollout of {rollout.app}/{rollout.model}, in the wrong place")
+    total = math.fsum(arm.weight for arm in rollout.arms)
+    if abs(total - 1.0) > _WEIGHT_SLACK:
+        raise BadDocument(f"the weights of its arms add up to {total}, not 1")
+    if len({arm.name for arm in rollout.arms} - {""}) != len(rollout.arms):
+        raise BadDocument("its arms need names, each another")
+    return rollout
+
+
+def smallest_download(release: Release) -> Download | None:
+    """The cheapest way to get a release that needs nothing else on the device."""
+    whole = [download for download in release.downloads if download.encoding != "zstd-patch"]
+    return min(whole, key=lambda download: download.size, default=None)
+
+
+@lru_cache(maxsize=1024)
+def os_target(text: str) -> tuple[str, str]:
+    """Split "iOS >=17" into the system's name, in lower case, and the specifier; both may be empty."""
+    match = _OS.fullmatch(text)
+    if match is None:
+        raise ValueError(f"not a system and a comparison such as 'iOS >=17': {text!r}")
+    return match.group(1).lower(), match.group(2)

@@ -1,11 +1,35 @@
-"""Keep what the store says in memory, so that a request never waits for the store."""
+"""Keep what the store says in memory, so that a request never waits for the store.
 
-from collections.abc import Mapping
+* A snapshot is immutable and replaced whole; a request keeps the one it began with.
+* Every refresh lists the store and reads only what is new. Documents never change, so a number read once is done.
+* A document that cannot be read is logged, and the last good one of its series stays: one bad app never blocks another.
+* When the store fails, the last good snapshot stays, with its age and the trouble in words.
+* A series that a listing leaves out stays as it was: documents are only ever added.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from hashlib import sha256
+from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from gateway.releases.rules import ModelRules
-from gateway.releases.store import Store
+from gateway.releases.apps import read_app
+from gateway.releases.documents import APPS, CATALOGUES, ROLLOUTS, Series, parse_path
+from gateway.releases.errors import BadDocument
+from gateway.releases.rules import ModelRules, model_rules, read_catalogue, read_rollout, smallest_download
+from gateway.releases.store import NotFound, Store, StoreError
+from schemas.releases import App, Catalogue, Rollout
+
+_log = logging.getLogger(__name__)
+# A store that is down must not be asked by every gateway every two seconds for hours.
+_SLOWEST_RETRY_SECONDS: Final = 30.0
+
+Document = App | ModelRules | Rollout
 
 
 class KeyHolder(Struct, frozen=True):
@@ -26,29 +50,181 @@ class Snapshot(Struct, frozen=True):
 class SnapshotKeeper:
     """Holds the current snapshot and refreshes it in the background."""
 
+    def __init__(
+        self,
+        store: Store,
+        *,
+        inline_bytes: int = 8192,
+        base_url: str = "/",
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start with an empty snapshot: `open` reads the first one, as `refresh` does the next."""
+        self._store: Final = store
+        self._inline_bytes: Final = inline_bytes
+        self._base_url: Final = base_url
+        self._now_ms: Final = now_ms
+        self._monotonic: Final = monotonic
+        self._good: Final[dict[Series, tuple[int, Document]]] = {}
+        self._damaged: dict[str, str] = {}
+        self._trouble: str | None = None
+        self._current = Snapshot({}, {}, 0)
+        self._read_at = monotonic()
+        self._task: asyncio.Task[None] | None = None
+
     @classmethod
-    async def open(cls, store: Store, *, refresh_seconds: float, inline_bytes: int, base_url: str) -> "SnapshotKeeper":
-        """Load a first snapshot and start refreshing. Raises `StoreError` when the store cannot be read at all."""
-        raise NotImplementedError
+    async def open(
+        cls, store: Store, *, refresh_seconds: float, inline_bytes: int = 8192, base_url: str = "/"
+    ) -> "SnapshotKeeper":
+        """Read a first snapshot and keep refreshing it. Raises `StoreError` when the store cannot be listed.
+
+        A gateway without a snapshot would tell every device that its key is unknown: better not to start.
+        """
+        keeper = cls(store, inline_bytes=inline_bytes, base_url=base_url)
+        await keeper._read_store()
+        keeper._task = asyncio.create_task(keeper._keep_refreshing(refresh_seconds), name="snapshot-refresh")
+        return keeper
 
     @property
     def current(self) -> Snapshot:
         """The newest good snapshot."""
-        raise NotImplementedError
+        return self._current
 
     @property
     def age_seconds(self) -> float:
-        """Seconds since the store was last read through."""
-        raise NotImplementedError
+        """Seconds since the store was last read without trouble."""
+        return self._monotonic() - self._read_at
+
+    @property
+    def damaged(self) -> Mapping[str, str]:
+        """Documents that stand in the store but cannot be used, by path, each with the reason."""
+        return self._damaged
 
     def trouble(self) -> str | None:
-        """Why the last refresh failed; None when it did not."""
-        raise NotImplementedError
+        """Why the last refresh could not read the store; None when it could. Damaged documents are no trouble here."""
+        return self._trouble
 
     async def refresh(self) -> None:
         """Read what is new. Never raises for the store's sake: the last good snapshot stays."""
-        raise NotImplementedError
+        try:
+            await self._read_store()
+        except StoreError as error:
+            self._note_trouble(str(error))
 
     async def close(self) -> None:
         """Stop refreshing."""
-        raise NotImplementedError
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _keep_refreshing(self, refresh_seconds: float) -> None:
+        wait_seconds = refresh_seconds
+        while True:
+            await asyncio.sleep(wait_seconds)
+            try:
+                await self.refresh()
+            except Exception:  # the loop's boundary: a defect here must not freeze the snapshot for ever
+                _log.exception("snapshot refresh failed")
+                self._trouble = "the snapshot refresh failed in an unforeseen way: see the log"
+            slower = min(2 * wait_seconds, max(_SLOWEST_RETRY_SECONDS, refresh_seconds))
+            wait_seconds = slower if self._trouble else refresh_seconds
+
+    async def _read_store(self) -> None:
+        listed: dict[Series, list[int]] = {}
+        for kind in (APPS, CATALOGUES, ROLLOUTS):
+            for found in map(parse_path, await self._store.names(kind)):
+                if found is not None:
+                    listed.setdefault(found[0], []).append(found[1])
+        damaged: dict[str, str] = {}
+        failures: list[str] = []
+        changed = False
+        for series, numbers in listed.items():
+            try:
+                changed |= await self._read_series(series, numbers, damaged)
+            except StoreError as error:
+                failures.append(str(error))
+        self._note_damaged(damaged)
+        if changed or not self._current.loaded_at_ms:
+            self._current = _snapshot(self._good, self._now_ms())
+        if failures:
+            self._note_trouble(failures[0])
+        else:
+            self._read_at, self._trouble = self._monotonic(), None
+
+    async def _read_series(self, series: Series, numbers: list[int], damaged: dict[str, str]) -> bool:
+        """Take the newest good document above the one held; say whether there was one. Raises `StoreError`."""
+        held = self._good[series][0] if series in self._good else 0
+        for number in sorted(numbers, reverse=True):
+            if number <= held:
+                return False
+            path = series.path(number)
+            try:
+                self._good[series] = number, await self._read(series, number, await self._store.get(path))
+            except BadDocument as error:
+                damaged[path] = str(error)
+            else:
+                return True
+        return False
+
+    async def _read(self, series: Series, number: int, stored: bytes) -> Document:
+        if series.kind == APPS:
+            return read_app(stored, series.app, number)
+        if series.kind == ROLLOUTS:
+            return read_rollout(stored, series.app, series.model)
+        signed, catalogue = read_catalogue(stored, series.app, series.model, number)
+        inline = await self._small_artifacts(series, catalogue)
+        return model_rules(signed, catalogue, self._base_url, inline)
+
+    async def _small_artifacts(self, series: Series, catalogue: Catalogue) -> Mapping[str, bytes]:
+        """Return the bytes of the downloads that may ride in a reply, by their SHA-256."""
+        earlier = self._good.get(series)
+        held = earlier[1].inline if earlier and isinstance(earlier[1], ModelRules) else {}
+        inline: dict[str, bytes] = {}
+        for download in filter(None, map(smallest_download, catalogue.releases)):
+            if download.size > self._inline_bytes:
+                continue
+            hashed = download.path.rpartition("/")[2]
+            data = held.get(hashed) or await self._artifact(download.path, hashed)
+            if data is not None:
+                inline[hashed] = data
+        return inline
+
+    async def _artifact(self, path: str, hashed: str) -> bytes | None:
+        # Without the bytes the device still gets the catalogue, and may find them at another base URL.
+        try:
+            data = await self._store.get(path)
+        except NotFound:
+            _log.warning("%s is listed in a catalogue but not in the store", path)
+            return None
+        if sha256(data).hexdigest() != hashed:
+            _log.warning("%s does not have the hash that it is named for", path)
+            return None
+        return data
+
+    def _note_damaged(self, damaged: dict[str, str]) -> None:
+        for path, reason in damaged.items():
+            if self._damaged.get(path) != reason:
+                _log.error("%s %s; what was there before stays in force", path, reason)
+        self._damaged = damaged
+
+    def _note_trouble(self, trouble: str) -> None:
+        if self._trouble is None:
+            _log.error("the store cannot be read, the last good snapshot stays: %s", trouble)
+        self._trouble = trouble
+
+
+def _snapshot(good: Mapping[Series, tuple[int, Document]], now_ms: int) -> Snapshot:
+    keys: dict[bytes, KeyHolder] = {}
+    apps: dict[str, dict[str, ModelRules]] = {}
+    for series, (_, document) in good.items():
+        if isinstance(document, App):
+            for key in document.keys:
+                keys[bytes.fromhex(key.sha256)] = KeyHolder(document.app, revoked=key.revoked_at is not None)
+        elif isinstance(document, ModelRules):
+            rollout = good.get(series._replace(kind=ROLLOUTS))
+            if rollout is not None and isinstance(rollout[1], Rollout):
+                document = replace(document, rollout=rollout[1])
+            apps.setdefault(series.app, {})[series.model] = document
+    return Snapshot(keys, apps, now_ms)
