@@ -21,7 +21,7 @@ MAX_PIPELINE_MODELS: Final = 16
 # Sums over many trees leave [0, 1] by rounding; anything further out is no probability.
 _ROUNDING: Final = 1e-6
 
-_DESCRIPTION, _PIPELINE_CLASSIFIER, _SCALER = 2, 200, 604
+_VERSION, _DESCRIPTION, _PIPELINE_CLASSIFIER, _SCALER = 1, 2, 200, 604
 _DOUBLE_ARRAY: Final = 65600  # ArrayFeatureType.DOUBLE
 
 Step = Callable[[Sequence[float]], list[float]]
@@ -61,6 +61,8 @@ class CoreMLRuntime:
         if len(data) > MAX_ARTIFACT_BYTES:
             raise BadModel(f"larger than {MAX_ARTIFACT_BYTES} bytes")
         model = Message(data)
+        if model.integer(_VERSION) < 1:
+            raise BadModel("no specification version")
         description = model.message(_DESCRIPTION)
         _check_outputs(description)
         input_name, input_size = _array_input(description)

@@ -131,6 +131,8 @@ def _split(data: bytes) -> Iterator[tuple[int, int, Value]]:
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
+    if position < len(data) and data[position] < 0x80:  # nearly all are one byte
+        return data[position], position + 1
     value = 0
     for shift, byte in zip(range(0, 70, 7), data[position : position + 10], strict=False):
         value |= (byte & 0x7F) << shift
