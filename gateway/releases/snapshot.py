@@ -26,8 +26,10 @@ from gateway.releases.store import NotFound, Store, StoreError
 from schemas.releases import App, Catalogue, Rollout
 
 _log = logging.getLogger(__name__)
-# A store that is down must not be asked by every gateway every two seconds for hours.
-_SLOWEST_RETRY_SECONDS: Final = 30.0
+# A store that hangs is as good as down, and has to be said so; object stores answer within seconds.
+_LONGEST_REFRESH_SECONDS: Final = 60.0
+# Enough to hide an object store's round trip at the first read, few enough not to be throttled.
+_READS_AT_ONCE: Final = 16
 
 Document = App | ModelRules | Rollout
 
@@ -69,6 +71,7 @@ class SnapshotKeeper:
         self._damaged: dict[str, str] = {}
         self._trouble: str | None = None
         self._current = Snapshot({}, {}, 0)
+        self._outdated = True
         self._read_at = monotonic()
         self._task: asyncio.Task[None] | None = None
 
@@ -107,9 +110,12 @@ class SnapshotKeeper:
     async def refresh(self) -> None:
         """Read what is new. Never raises for the store's sake: the last good snapshot stays."""
         try:
-            await self._read_store()
+            async with asyncio.timeout(_LONGEST_REFRESH_SECONDS):
+                await self._read_store()
         except StoreError as error:
             self._note_trouble(str(error))
+        except TimeoutError:
+            self._note_trouble(f"the store did not answer within {_LONGEST_REFRESH_SECONDS:.0f} seconds")
 
     async def close(self) -> None:
         """Stop refreshing."""
@@ -120,53 +126,67 @@ class SnapshotKeeper:
             self._task = None
 
     async def _keep_refreshing(self, refresh_seconds: float) -> None:
-        wait_seconds = refresh_seconds
         while True:
-            await asyncio.sleep(wait_seconds)
+            await asyncio.sleep(refresh_seconds)
             try:
                 await self.refresh()
             except Exception:  # the loop's boundary: a defect here must not freeze the snapshot for ever
                 _log.exception("snapshot refresh failed")
                 self._trouble = "the snapshot refresh failed in an unforeseen way: see the log"
-            slower = min(2 * wait_seconds, max(_SLOWEST_RETRY_SECONDS, refresh_seconds))
-            wait_seconds = slower if self._trouble else refresh_seconds
 
     async def _read_store(self) -> None:
-        listed: dict[Series, list[int]] = {}
-        for kind in (APPS, CATALOGUES, ROLLOUTS):
-            for found in map(parse_path, await self._store.names(kind)):
-                if found is not None:
-                    listed.setdefault(found[0], []).append(found[1])
         damaged: dict[str, str] = {}
         failures: list[str] = []
-        changed = False
-        for series, numbers in listed.items():
-            try:
-                changed |= await self._read_series(series, numbers, damaged)
-            except StoreError as error:
-                failures.append(str(error))
+        turn = asyncio.Semaphore(_READS_AT_ONCE)
+
+        async def read(series: Series, numbers: list[int]) -> None:
+            async with turn:
+                try:
+                    await self._read_series(series, numbers, damaged)
+                except StoreError as error:
+                    failures.append(str(error))
+
+        news = await self._list_news()
+        try:
+            async with asyncio.TaskGroup() as reading:
+                for series, numbers in news.items():
+                    reading.create_task(read(series, numbers))
+        finally:  # what was read before a time-out or a defect counts
+            self._publish()
         self._note_damaged(damaged)
-        if changed or not self._current.loaded_at_ms:
-            self._current = _snapshot(self._good, self._now_ms())
         if failures:
             self._note_trouble(failures[0])
         else:
             self._read_at, self._trouble = self._monotonic(), None
 
-    async def _read_series(self, series: Series, numbers: list[int], damaged: dict[str, str]) -> bool:
-        """Take the newest good document above the one held; say whether there was one. Raises `StoreError`."""
-        held = self._good[series][0] if series in self._good else 0
+    async def _list_news(self) -> dict[Series, list[int]]:
+        """Return the numbers above the one held, by series. Raises `StoreError`."""
+        news: dict[Series, list[int]] = {}
+        for kind in (APPS, CATALOGUES, ROLLOUTS):
+            for found in map(parse_path, await self._store.names(kind)):
+                if found is not None:
+                    series, number = found
+                    if series not in self._good or number > self._good[series][0]:
+                        news.setdefault(series, []).append(number)
+        return news
+
+    async def _read_series(self, series: Series, numbers: list[int], damaged: dict[str, str]) -> None:
+        """Hold the newest good document of these numbers, if any is good. Raises `StoreError`."""
         for number in sorted(numbers, reverse=True):
-            if number <= held:
-                return False
             path = series.path(number)
             try:
-                self._good[series] = number, await self._read(series, number, await self._store.get(path))
+                document = await self._read(series, number, await self._store.get(path))
             except BadDocument as error:
                 damaged[path] = str(error)
             else:
-                return True
-        return False
+                self._good[series] = number, document
+                self._outdated = True
+                return
+
+    def _publish(self) -> None:
+        if self._outdated:
+            self._current = _snapshot(self._good, self._now_ms())
+            self._outdated = False
 
     async def _read(self, series: Series, number: int, stored: bytes) -> Document:
         if series.kind == APPS:

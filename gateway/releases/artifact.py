@@ -1,0 +1,157 @@
+"""Judge a file before it is published: what it is, what it takes, and what it answers to a few golden inputs.
+
+* A Core ML model is loaded by the evaluator that the reference device runs: what cannot run there is not published.
+* Golden inputs come from the artifact's hash, so that publishing twice gives the same; they are exact in the float32
+  that Core ML computes with, and lie where a rounding error changes nothing (far enough from a tree's thresholds).
+* Whatever is not a Core ML model is opaque: published as it is, with the golden vectors that the publisher brings.
+"""
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from gateway.client.runtimes import BadModel, Model, PredictionFailed
+from gateway.client.runtimes.coreml import CoreMLRuntime
+from gateway.releases.errors import BadArtifact
+from schemas.releases import MAX_ARTIFACT_BYTES, Probe
+
+Format = Literal["mlmodel", "onnx", "opaque"]
+
+PROBES: Final = 5
+# How far a device's answer may be from the publisher's; schemas.releases.Probe names the same figure.
+TOLERANCE: Final = 1e-5
+# Ten units in the last place of a float32: what a device may round differently.
+_ROUNDING: Final = 1e-6
+_CANDIDATES: Final = 64
+_STEPS: Final = 1024
+# Above this a float32 has no room for the span between low and high.
+_LARGEST: Final = 1e37
+
+
+class Artifact(Struct, frozen=True, kw_only=True):
+    """A file that has been judged fit to publish."""
+
+    format: Format
+    sha256: str
+    data: bytes
+    inputs: list[str]
+    probes: list[Probe]
+    metadata: Mapping[str, str]
+
+
+def judge(data: bytes, form: Format, *, inputs: Sequence[str], probes: Sequence[Probe]) -> Artifact:
+    """Check a file and complete what was not given from its metadata. Raises `BadArtifact`."""
+    if not 0 < len(data) <= MAX_ARTIFACT_BYTES:
+        raise BadArtifact(f"the file has {len(data)} bytes: an artifact has 1 to {MAX_ARTIFACT_BYTES}")
+    hashed = sha256(data).hexdigest()
+    if form == "onnx":
+        raise BadArtifact("ONNX models cannot be checked yet: publish it as 'opaque' and test it on a device first")
+    if form == "opaque":
+        return Artifact(format=form, sha256=hashed, data=data, inputs=list(inputs), probes=list(probes), metadata={})
+    try:
+        model = CoreMLRuntime().load(data)
+    except BadModel as error:
+        raise BadArtifact(f"the file is not a Core ML model that devices can run: {error}") from error
+    return Artifact(
+        format=form,
+        sha256=hashed,
+        data=data,
+        inputs=_input_names(model, inputs),
+        probes=_confirmed(model, probes) if probes else _golden(model, hashed),
+        metadata=model.metadata,
+    )
+
+
+def split_names(text: str) -> list[str]:
+    """Return the names of a comma-separated list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _input_names(model: Model, given: Sequence[str]) -> list[str]:
+    names = list(given) or split_names(model.metadata.get("inputs", ""))
+    if len(names) != model.input_size:
+        raise BadArtifact(
+            f"the model takes {model.input_size} inputs but {len(names)} are named ({', '.join(names) or 'none'}): "
+            "name each, in the model's order, or write them into its metadata as 'inputs'"
+        )
+    if len(set(names)) != len(names):
+        raise BadArtifact(f"two inputs have the same name ({', '.join(names)}): give each its own")
+    return names
+
+
+def _confirmed(model: Model, probes: Sequence[Probe]) -> list[Probe]:
+    for probe in probes:
+        answer = _answer(model, probe.input)
+        if answer is None or not _agrees(answer, probe.output):
+            raise BadArtifact(
+                f"the model answers {answer} to {probe.input}, not {probe.output}: mend the golden vector"
+            )
+    return list(probes)
+
+
+def _golden(model: Model, hashed: str) -> list[Probe]:
+    """Return a few golden vectors; fewer where the model has hardly a place that is safe from rounding."""
+    found: list[Probe] = []
+    answered = False
+    for inputs in _candidates(model, hashed):
+        answer = _answer(model, inputs)
+        answered = answered or answer is not None
+        if answer is not None and _is_steady(model, inputs, answer):
+            found.append(Probe(inputs, answer))
+        if len(found) == PROBES:
+            break
+    if not answered:
+        raise BadArtifact("the model answers to none of the plausible inputs: state 'ranges' in its metadata")
+    return found
+
+
+def _candidates(model: Model, hashed: str) -> Iterator[list[float]]:
+    ranges = _ranges(model)
+    for attempt in range(_CANDIDATES):
+        yield [_place(f"{hashed}/{attempt}/{i}", low, high) for i, (low, high) in enumerate(ranges)]
+
+
+def _ranges(model: Model) -> list[tuple[float, float]]:
+    """Read the metadata's `ranges` ("0:1,0:3600", one for each input); 0 to 1 where there is none."""
+    text = model.metadata.get("ranges")
+    if not text:
+        return [(0.0, 1.0)] * model.input_size
+    try:
+        ranges = [(float(low), float(high)) for low, _, high in (part.partition(":") for part in text.split(","))]
+    except ValueError as error:
+        raise BadArtifact(f"the metadata's 'ranges' {text!r} are not pairs such as 0:1,0:3600") from error
+    if len(ranges) != model.input_size:
+        raise BadArtifact(f"the metadata has {len(ranges)} 'ranges' for {model.input_size} inputs")
+    if not all(-_LARGEST <= low <= high <= _LARGEST for low, high in ranges):
+        raise BadArtifact(f"the metadata's 'ranges' {text!r} are not pairs of a low and a high number")
+    return ranges
+
+
+def _place(seed: str, low: float, high: float) -> float:
+    step = int.from_bytes(sha256(seed.encode()).digest()[:4], "big") % (_STEPS + 1)
+    (exact,) = struct.unpack("<f", struct.pack("<f", low + (high - low) * step / _STEPS))
+    return float(exact)
+
+
+def _is_steady(model: Model, inputs: list[float], answer: Mapping[str, float]) -> bool:
+    for i, value in enumerate(inputs):
+        nudge = _ROUNDING * max(1.0, abs(value))
+        for moved in (value - nudge, value + nudge):
+            other = _answer(model, [*inputs[:i], moved, *inputs[i + 1 :]])
+            if other is None or not _agrees(other, answer):
+                return False
+    return True
+
+
+def _agrees(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    return one.keys() == other.keys() and all(abs(one[label] - other[label]) <= TOLERANCE for label in one)
+
+
+def _answer(model: Model, inputs: Sequence[float]) -> dict[str, float] | None:
+    try:
+        return model.predict(inputs)
+    except PredictionFailed:
+        return None
