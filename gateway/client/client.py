@@ -95,7 +95,7 @@ class Client:
         """Decide. A signal that is missing or None is recorded as null, and the model is given 0.0 for it."""
         raise NotImplementedError
 
-    def outcome(self, id: int, model: str, label: str, value: float = 0.0) -> None:
+    def outcome(self, prediction: int, model: str, label: str, value: float = 0.0) -> None:
         """Record what came of a prediction."""
         raise NotImplementedError
 

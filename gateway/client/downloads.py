@@ -1,0 +1,170 @@
+"""Get an artifact's bytes: from the reply itself, or by HTTP, whole or in compressed form.
+
+* Only the signed size and SHA-256 of the result count; what the network says about itself is never believed.
+* Reading stops at the signed size of the download, unpacking at that of the result: a longer body is a failure.
+* A status other than 200 and 206 is never stored, whatever came with it.
+* An interrupted download goes on where it stopped (Range with If-Range, RFC 9110, sections 13.1.5 and 14.2).
+"""
+
+import asyncio
+import lzma
+from collections.abc import Mapping
+from hashlib import sha256
+from http import HTTPStatus
+from typing import Final, Literal
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+from msgspec import Struct
+
+from gateway.client.artifacts import Artifacts, Part
+from schemas.releases import Download, Release
+
+FetchCode = Literal[
+    "network", "http_status", "too_big", "size_mismatch", "sha256_mismatch", "unpack_failed", "no_download",
+    "insecure_url", "disk_low", "disk_full",
+]  # fmt: skip
+_ENCODINGS: Final = ("identity", "xz")
+_CHUNK_BYTES: Final = 64 * 1024
+# Space for the download, the result and the one it replaces, and room to breathe for the app itself.
+_SPARE_BYTES: Final = 8 * 1024 * 1024
+# An artifact is 16 MiB at most; a larger dictionary only helps who wants our memory.
+_XZ_MEMORY_BYTES: Final = 96 * 1024 * 1024
+
+
+class FetchFailed(Exception):
+    """An artifact that could not be had; `code` is what the device reports."""
+
+    def __init__(self, code: FetchCode) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Fetched(Struct, frozen=True):
+    """A checked artifact and how many bytes it cost on the wire."""
+
+    data: bytes
+    wire_bytes: int
+
+
+class Downloads:
+    """What fetches artifacts for one device."""
+
+    def __init__(self, session: aiohttp.ClientSession, gateway_url: str, artifacts: Artifacts, seconds: float) -> None:
+        self._session = session
+        self._gateway_url = gateway_url
+        self._artifacts = artifacts
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=seconds, sock_read=seconds)
+
+    async def fetch(self, release: Release, base_url: str, inline: Mapping[str, bytes]) -> Fetched:
+        """Return the artifact by the cheapest way that works. Raises `FetchFailed` with the last way's reason."""
+        ways = sorted((way for way in release.downloads if way.encoding in _ENCODINGS), key=lambda way: way.size)
+        failed = FetchFailed("no_download")
+        for way in ways:
+            wire = inline.get(wire_name(way))
+            if wire is not None:
+                try:
+                    return Fetched(await asyncio.to_thread(_result, wire, way, release), 0)
+                except FetchFailed as error:
+                    failed = error
+        for way in ways:
+            try:
+                return await self._by_http(way, release, base_url)
+            except FetchFailed as error:
+                failed = error
+        raise failed
+
+    async def _by_http(self, way: Download, release: Release, base_url: str) -> Fetched:
+        url = self._address(way, base_url)
+        try:
+            if self._artifacts.free_bytes() < 3 * release.size + _SPARE_BYTES:
+                raise FetchFailed("disk_low")
+            part = self._artifacts.part(wire_name(way))
+        except OSError as error:
+            raise FetchFailed("disk_full") from error
+        try:
+            cost = await self._complete(url, part, way.size)
+            return Fetched(await asyncio.to_thread(_result, part.content(), way, release), cost)
+        except OSError as error:
+            part.discard()
+            raise FetchFailed("disk_full") from error
+        except FetchFailed as error:
+            if error.code != "network":  # going on from these bytes would fail for ever
+                part.discard()
+            raise
+
+    def _address(self, way: Download, base_url: str) -> str:
+        url = urljoin(urljoin(self._gateway_url, base_url), way.path)
+        scheme = urlsplit(url).scheme
+        if scheme != "https" and not (scheme == "http" and urlsplit(self._gateway_url).scheme == "http"):
+            raise FetchFailed("insecure_url")
+        return url
+
+    async def _complete(self, url: str, part: Part, size: int) -> int:
+        """Read what the part still lacks. Return how many bytes came over the wire. Raises OSError for the disk."""
+        begun, tag = part.standing()
+        if begun == size:
+            return 0
+        headers = {"Accept-Encoding": "identity"}
+        if 0 < begun < size:
+            headers |= {"Range": f"bytes={begun}-", "If-Range": tag}
+        try:
+            async with self._session.get(url, headers=headers, timeout=self._timeout) as response:
+                if not _continues(response, begun):
+                    begun = 0
+                    part.restart(_strong(response.headers.get("ETag", "")))
+                return await _append(response, part, size - begun)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise FetchFailed("network") from error
+
+
+def wire_name(way: Download) -> str:
+    """Return the SHA-256 of the bytes that a download serves: the last segment of its path."""
+    return way.path.rpartition("/")[2]
+
+
+def _strong(tag: str) -> str:
+    """Only a strong validator may stand in If-Range."""
+    return "" if tag.startswith("W/") else tag
+
+
+def _continues(response: aiohttp.ClientResponse, begun: int) -> bool:
+    """Say whether the body goes on at byte `begun`; otherwise it begins at 0. Raises `FetchFailed`."""
+    if response.status == HTTPStatus.OK:
+        return False
+    asked = "Range" in response.request_info.headers
+    place = response.headers.get("Content-Range", "")
+    if response.status == HTTPStatus.PARTIAL_CONTENT and asked and place.startswith(f"bytes {begun}-"):
+        return True
+    raise FetchFailed("http_status")
+
+
+async def _append(response: aiohttp.ClientResponse, part: Part, most: int) -> int:
+    read = 0
+    async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+        read += len(chunk)
+        if read > most:
+            raise FetchFailed("too_big")
+        part.append(chunk)
+    return read
+
+
+def _result(wire: bytes, way: Download, release: Release) -> bytes:
+    """Return the artifact that the wire bytes hold, checked against what was signed. Raises `FetchFailed`."""
+    data = wire if way.encoding == "identity" else _unpack(wire, release.size)
+    if len(data) != release.size:
+        raise FetchFailed("size_mismatch")
+    if sha256(data).hexdigest() != release.sha256:
+        raise FetchFailed("sha256_mismatch")
+    return data
+
+
+def _unpack(wire: bytes, size: int) -> bytes:
+    unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES)
+    try:
+        data = unpacker.decompress(wire, max_length=size + 1)
+    except (lzma.LZMAError, MemoryError) as error:
+        raise FetchFailed("unpack_failed") from error
+    if len(data) > size:
+        raise FetchFailed("too_big")
+    return data

@@ -1,0 +1,285 @@
+"""The durable queue: every event produced is in it, sent, or counted as dropped, whenever the process is killed.
+
+* An event and the count that it was produced are one transaction; so are an event's loss and its count.
+* A batch is frozen (identity, number, exact bytes) on disk before it is sent, and resent byte for byte until it is
+  answered: the gateway can then tell a retry from a new batch.
+* Bounded by events and bytes: the oldest goes first, but never one that is frozen, since the gateway may have it.
+* Nothing here raises because of the disk while recording: what could not be written is counted, and the count is
+  written with the next thing that can be.
+"""
+
+import sqlite3
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from gateway.client.bundled import Limits
+from gateway.client.storage import Storage, StorageFailed
+from schemas.wire import Event, Flush, Ledger, Outcome, Prediction
+
+_encode: Final = msgspec.json.Encoder().encode
+_prediction: Final = msgspec.json.Decoder(Prediction)
+_names: Final = msgspec.json.Decoder(list[str])
+_flush: Final = msgspec.json.Decoder(Flush)
+
+
+class Frozen(Struct, frozen=True):
+    """A batch as it is sent: the same bytes every time."""
+
+    batch: str
+    seq: int
+    last: int
+    events: int
+    body: bytes
+
+
+class Contents(Struct, frozen=True):
+    """What goes into a batch's body."""
+
+    device: str
+    batch: str
+    seq: int
+    ledger: Ledger
+    signals: dict[str, list[str]]
+    events: list[bytes]
+
+
+class Standing(Struct, frozen=True):
+    """What the queue remembers about itself and the gateway."""
+
+    device: str
+    queued_events: int
+    queued_bytes: int
+    contact_ms: int
+    wait_until_ms: int
+    failures: int
+    flush: Flush | None
+
+
+class Queue:
+    """The device's events, from the moment they happen until a reply says that they are safe."""
+
+    def __init__(self, storage: Storage, limits: Limits) -> None:
+        self._storage = storage
+        self._limits = limits
+        self._unwritten: Counter[str] = Counter()
+
+    @contextmanager
+    def writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """Open a transaction that also writes down what could not be written before. Raises `StorageFailed`."""
+        owed = Counter(self._unwritten)
+        with self._storage.transaction(durable=durable) as tx:
+            for reason, events in owed.items():
+                tx.execute("UPDATE device SET produced = produced + ?", (events,))
+                _count(tx, reason, events)
+            yield tx
+        self._unwritten -= owed  # only now is it certain
+
+    def carry(self, model: str, names: Sequence[str]) -> int:
+        """Return the number under which these signal names are known; 0 when it cannot be written."""
+        text = _encode(list(names)).decode()
+        try:
+            with self._storage.transaction() as tx:
+                tx.execute("INSERT INTO carried (model, names) VALUES (?, ?) ON CONFLICT DO NOTHING", (model, text))
+                row = tx.execute("SELECT id FROM carried WHERE model = ? AND names = ?", (model, text)).fetchone()
+                return int(row[0])
+        except StorageFailed:
+            return 0
+
+    def predicted(self, make: Callable[[int], Prediction], carried: int) -> tuple[int, int]:
+        """Record a prediction made with its number. Return (number, events queued), the number 0 if it was lost."""
+        try:
+            with self.writing() as tx:
+                number = int(tx.execute("SELECT predictions + 1 FROM device").fetchone()[0])
+                tx.execute("UPDATE device SET predictions = ?", (number,))
+                queued = self.add(tx, make(number), prediction=number, carried=carried)
+            return number, queued
+        except StorageFailed as error:
+            self._unwritten[error.reason] += 1
+            return 0, 0
+
+    def outcome(self, outcome: Outcome) -> int:
+        """Record an outcome, inside its prediction's event while that still waits. Return how many events wait."""
+        try:
+            with self.writing() as tx:
+                queued = self._merge(tx, outcome)
+                return self.add(tx, outcome) if queued is None else queued
+        except StorageFailed as error:
+            self._unwritten[error.reason] += 1
+            return 0
+
+    def add(
+        self, tx: sqlite3.Connection, event: Event, *, prediction: int | None = None, carried: int | None = None
+    ) -> int:
+        """Append inside a transaction, making room if need be. Return how many events wait."""
+        body = _encode(event)
+        tx.execute("INSERT INTO events (prediction, carried, body) VALUES (?, ?, ?)", (prediction, carried, body))
+        queued, size = tx.execute(
+            "UPDATE device SET produced = produced + 1, queued_events = queued_events + 1,"
+            " queued_bytes = queued_bytes + ? RETURNING queued_events, queued_bytes",
+            (len(body),),
+        ).fetchone()
+        if queued > self._limits.queue_events or size > self._limits.queue_bytes:
+            return self._make_room(tx, queued, size)
+        return int(queued)
+
+    def freeze(self, compose: Callable[[Contents], bytes], most_events: int) -> Frozen:
+        """Return the batch to send: the one already frozen, or the oldest events with a new one's identity.
+
+        Raises `StorageFailed`; then nothing may be sent.
+        """
+        with self.writing(durable=True) as tx:
+            found = _frozen(tx)
+            if found is not None:
+                return found
+            rows, signals = self._oldest(tx, most_events)
+            device, seq = tx.execute("UPDATE device SET seq = seq + 1 RETURNING device, seq").fetchone()
+            last = rows[-1][0] if rows else 0
+            batch, bodies = str(uuid.uuid4()), [body for _, body in rows]
+            body = compose(Contents(device, batch, seq, self._ledger(tx), signals, bodies))
+            frozen = Frozen(batch, seq, last, len(rows), body)
+            tx.execute(
+                "INSERT INTO frozen (only, batch, seq, last, events, body) VALUES (1, ?, ?, ?, ?, ?)",
+                (frozen.batch, frozen.seq, frozen.last, frozen.events, frozen.body),
+            )
+        return frozen
+
+    def delivered(self, frozen: Frozen, contact_ms: int, flush: Flush) -> None:
+        """Forget a batch that is safe at the gateway, and note the contact. Raises `StorageFailed`."""
+        with self._storage.transaction() as tx:
+            self._remove(tx, frozen)
+            tx.execute(
+                "UPDATE device SET contact_ms = ?, wait_until_ms = 0, failures = 0, flush = ?",
+                (contact_ms, _encode(flush)),
+            )
+
+    def dropped(self, frozen: Frozen, reason: str) -> None:
+        """Give up a batch that the gateway will never take, and count its events. Raises `StorageFailed`."""
+        with self._storage.transaction() as tx:
+            self._remove(tx, frozen)
+            _count(tx, reason, frozen.events)
+
+    def thaw(self, frozen: Frozen) -> None:
+        """Undo a freeze whose batch was refused whole; its number is used again, so no gap shows.
+
+        Raises `StorageFailed`.
+        """
+        with self._storage.transaction() as tx:
+            tx.execute("DELETE FROM frozen")
+            tx.execute("UPDATE device SET seq = ?", (frozen.seq - 1,))
+
+    def wait(self, until_ms: int, failures: int) -> None:
+        """Remember across a restart until when to keep silent. Raises `StorageFailed`."""
+        with self._storage.transaction() as tx:
+            tx.execute("UPDATE device SET wait_until_ms = ?, failures = ?", (until_ms, failures))
+
+    def standing(self) -> Standing:
+        """Raises `StorageFailed`."""
+        with self._storage.transaction() as tx:
+            device, events, size, contact, until, failures, flush = tx.execute(
+                "SELECT device, queued_events, queued_bytes, contact_ms, wait_until_ms, failures, flush FROM device"
+            ).fetchone()
+        policy = None if flush is None else _flush.decode(flush)
+        return Standing(device, events, size, contact, until, failures, policy)
+
+    def frozen(self) -> Frozen | None:
+        """Return the batch that is on its way. Raises `StorageFailed`."""
+        with self._storage.transaction() as tx:
+            return _frozen(tx)
+
+    def newest(self) -> int:
+        """Return the position of the newest event, 0 when nothing waits. Raises `StorageFailed`."""
+        with self._storage.transaction() as tx:
+            return int(tx.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0])
+
+    def ledger(self) -> Ledger:
+        """Return the counts since install, with those that could not be written yet. Raises `StorageFailed`."""
+        with self._storage.transaction() as tx:
+            written = self._ledger(tx)
+        dropped = Counter(written.dropped) + self._unwritten
+        return Ledger(produced=written.produced + self._unwritten.total(), dropped=dict(dropped))
+
+    def _ledger(self, tx: sqlite3.Connection) -> Ledger:
+        produced = tx.execute("SELECT produced FROM device").fetchone()[0]
+        return Ledger(produced=produced, dropped=dict(tx.execute("SELECT reason, events FROM dropped").fetchall()))
+
+    def _make_room(self, tx: sqlite3.Connection, queued: int, size: int) -> int:
+        after = _frozen_last(tx)
+        last = lost = 0
+        for position, length in tx.execute(
+            "SELECT position, length(body) FROM events WHERE position > ? ORDER BY position", (after,)
+        ):
+            if queued <= self._limits.queue_events and size <= self._limits.queue_bytes:
+                break
+            queued, size, last, lost = queued - 1, size - length, position, lost + 1
+        tx.execute("DELETE FROM events WHERE position > ? AND position <= ?", (after, last))
+        tx.execute("UPDATE device SET queued_events = ?, queued_bytes = ?", (queued, size))
+        _count(tx, "queue_full", lost)
+        return queued
+
+    def _merge(self, tx: sqlite3.Connection, outcome: Outcome) -> int | None:
+        row = tx.execute(
+            "SELECT position, body FROM events WHERE prediction = ? AND position > ? ORDER BY position DESC LIMIT 1",
+            (outcome.id, _frozen_last(tx)),
+        ).fetchone()
+        if row is None:
+            return None
+        prediction = _prediction.decode(row[1])
+        if prediction.model != outcome.model or prediction.outcome is not None:
+            return None
+        body = _encode(msgspec.structs.replace(prediction, outcome=outcome.outcome, value=outcome.value))
+        tx.execute("UPDATE events SET body = ? WHERE position = ?", (body, row[0]))
+        return int(
+            tx.execute(
+                "UPDATE device SET queued_bytes = queued_bytes + ? RETURNING queued_events", (len(body) - len(row[1]),)
+            ).fetchone()[0]
+        )
+
+    def _oldest(self, tx: sqlite3.Connection, most: int) -> tuple[list[tuple[int, bytes]], dict[str, list[str]]]:
+        """Take from the front as many events as fit and as share one list of signal names per model."""
+        known = {row[0]: (row[1], row[2]) for row in tx.execute("SELECT id, model, names FROM carried")}
+        rows: list[tuple[int, bytes]] = []
+        names: dict[str, str] = {}
+        room = max(1, min(self._limits.batch_bytes, self._limits.queue_bytes // 2))
+        query = "SELECT position, carried, body FROM events ORDER BY position LIMIT ?"
+        for position, carried, body in tx.execute(query, (most,)):
+            model, text = known.get(carried, ("", ""))
+            room -= len(body)
+            if rows and (room < 0 or (model and names.get(model, text) != text)):
+                break
+            if model:
+                names[model] = text
+            rows.append((position, body))
+        return rows, {model: _names.decode(text) for model, text in names.items()}
+
+    def _remove(self, tx: sqlite3.Connection, frozen: Frozen) -> None:
+        gone = tx.execute("DELETE FROM events WHERE position <= ? RETURNING length(body)", (frozen.last,)).fetchall()
+        tx.execute(
+            "UPDATE device SET queued_events = queued_events - ?, queued_bytes = queued_bytes - ?",
+            (len(gone), sum(row[0] for row in gone)),
+        )
+        tx.execute("DELETE FROM frozen")
+
+
+def _frozen(tx: sqlite3.Connection) -> Frozen | None:
+    row = tx.execute("SELECT batch, seq, last, events, body FROM frozen").fetchone()
+    return None if row is None else Frozen(*row)
+
+
+def _frozen_last(tx: sqlite3.Connection) -> int:
+    row = tx.execute("SELECT last FROM frozen").fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _count(tx: sqlite3.Connection, reason: str, events: int) -> None:
+    if events:
+        tx.execute(
+            "INSERT INTO dropped (reason, events) VALUES (?, ?)"
+            " ON CONFLICT (reason) DO UPDATE SET events = events + excluded.events",
+            (reason, events),
+        )

@@ -1,0 +1,169 @@
+"""What a device remembers of one model, and the rules by which that may change.
+
+* Pure: a state and the time go in, a state comes out; `updates` makes each change and its event one transaction.
+* The number and the floor only rise. What is not listed, or is below the floor, never runs.
+* Two starts that did not come back put an artifact in quarantine, for 1 day, then 4, 16 and at most 30: two unrelated
+  kills of the app during a load look the same as a crash, so it must end.
+* A failed fetch is tried again after 1 minute, then 4, 16 and so on up to a day, and no more after six; a model that
+  cannot be loaded or answers wrongly is not tried again. Another SDK or system version starts afresh.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from schemas.releases import Catalogue, Release
+from schemas.wire import Have, Signature, Use
+
+MOST_STARTS: Final = 2
+_MINUTE_MS: Final = 60_000
+_DAY_MS: Final = 86_400_000
+_LONGEST_QUARANTINE_MS: Final = 30 * _DAY_MS
+_MOST_FETCHES: Final = 6
+
+Running = Literal["active", "previous", "bundled", "none"]
+
+
+class Attempt(Struct, frozen=True, omit_defaults=True):
+    """What was tried with one artifact on one SDK and system (`context`).
+
+    `starts` counts loads that have begun and not come back; `until_ms` ends a pause.
+    """
+
+    context: str
+    starts: int = 0
+    fetches: int = 0
+    quarantines: int = 0
+    until_ms: int = 0
+    hopeless: bool = False
+
+
+class ModelState(Struct, frozen=True, omit_defaults=True):
+    """What is kept of one model. `use` is the last instruction obeyed; `bundled` the bundle's release last seen."""
+
+    document: bytes = b""
+    signatures: list[Signature] = []
+    base_url: str = "/"
+    number: int = 0
+    floor: int = 0
+    use: Use = "bundled"
+    active: Release | None = None
+    previous: Release | None = None
+    candidate: Release | None = None
+    bundled: int = 0
+    attempts: dict[str, Attempt] = {}
+
+
+def attempt_of(state: ModelState, sha256: str, context: str) -> Attempt:
+    """Return what is known of an artifact here; nothing, if it was tried on another SDK or system."""
+    found = state.attempts.get(sha256)
+    return found if found is not None and found.context == context else Attempt(context)
+
+
+def with_attempt(state: ModelState, sha256: str, attempt: Attempt) -> ModelState:
+    return msgspec.structs.replace(state, attempts={**state.attempts, sha256: attempt})
+
+
+def blocked(attempt: Attempt, now_ms: int) -> bool:
+    """Say whether an artifact must be left alone now. A pause longer than any we give means the clock went back."""
+    return attempt.hopeless or 0 < attempt.until_ms - now_ms <= _LONGEST_QUARANTINE_MS
+
+
+def crashed_too_often(attempt: Attempt) -> bool:
+    return attempt.starts >= MOST_STARTS
+
+
+def started(attempt: Attempt) -> Attempt:
+    return msgspec.structs.replace(attempt, starts=attempt.starts + 1, until_ms=0)
+
+
+def came_back(attempt: Attempt) -> Attempt:
+    return msgspec.structs.replace(attempt, starts=0, fetches=0)
+
+
+def quarantined(attempt: Attempt, now_ms: int) -> Attempt:
+    pause = min(_LONGEST_QUARANTINE_MS, _DAY_MS * 4 ** min(attempt.quarantines, 8))
+    return msgspec.structs.replace(attempt, starts=0, quarantines=attempt.quarantines + 1, until_ms=now_ms + pause)
+
+
+def fetch_failed(attempt: Attempt, now_ms: int) -> Attempt:
+    fetches = attempt.fetches + 1
+    pause = min(_DAY_MS, _MINUTE_MS * 4 ** (fetches - 1))
+    return msgspec.structs.replace(attempt, fetches=fetches, until_ms=now_ms + pause, hopeless=fetches >= _MOST_FETCHES)
+
+
+def load_failed(attempt: Attempt) -> Attempt:
+    return msgspec.structs.replace(attempt, starts=0, hopeless=True)
+
+
+def listed(catalogue: Catalogue | None, floor: int, number: int) -> Release | None:
+    """Return a release's entry if it may run."""
+    if catalogue is None or number < floor:
+        return None
+    return next((entry for entry in catalogue.releases if entry.release == number), None)
+
+
+def current(catalogue: Catalogue | None, floor: int, kept: Release | None) -> Release | None:
+    """Return what the catalogue says now about a release that is kept: None when that artifact may not run any more."""
+    entry = None if kept is None else listed(catalogue, floor, kept.release)
+    return entry if entry is not None and kept is not None and entry.sha256 == kept.sha256 else None
+
+
+def accepted(
+    state: ModelState, catalogue: Catalogue, document: bytes, signatures: list[Signature], base_url: str
+) -> ModelState:
+    """Take a verified catalogue: what it does not list, or puts below the floor, is gone from the state."""
+    floor = max(state.floor, catalogue.floor)
+    known = {entry.sha256 for entry in catalogue.releases}
+    return msgspec.structs.replace(
+        state,
+        document=document,
+        signatures=signatures,
+        base_url=base_url,
+        number=catalogue.number,
+        floor=floor,
+        active=current(catalogue, floor, state.active),
+        previous=current(catalogue, floor, state.previous),
+        candidate=current(catalogue, floor, state.candidate),
+        attempts={sha: attempt for sha, attempt in state.attempts.items() if sha in known},
+    )
+
+
+def activated(state: ModelState, entry: Release) -> ModelState:
+    """Make a proven release the active one; the one before it stays, to fall back on."""
+    others = [kept for kept in (state.active, state.previous) if kept is not None and kept.sha256 != entry.sha256]
+    return msgspec.structs.replace(
+        state, use=entry.release, active=entry, previous=others[0] if others else None, candidate=None
+    )
+
+
+def without(state: ModelState, sha256: str) -> ModelState:
+    """Forget an artifact wherever it stands."""
+
+    def keep(kept: Release | None) -> Release | None:
+        return None if kept is None or kept.sha256 == sha256 else kept
+
+    return msgspec.structs.replace(
+        state, active=keep(state.active), previous=keep(state.previous), candidate=keep(state.candidate)
+    )
+
+
+def bundle_changed(state: ModelState, bundled: int) -> ModelState:
+    """Note the app's bundle; one that is newer than what came over the air wins until the gateway says otherwise."""
+    if bundled == state.bundled:
+        return state
+    newer = state.active is None or bundled > state.active.release
+    use: Use = "bundled" if newer and state.use != "none" else state.use
+    return msgspec.structs.replace(state, bundled=bundled, use=use)
+
+
+def kept_artifacts(state: ModelState) -> set[str]:
+    """Name the artifacts that the state needs on disk."""
+    return {kept.sha256 for kept in (state.active, state.previous, state.candidate) if kept is not None}
+
+
+def have(state: ModelState, running: Use) -> Have:
+    """Say what this device has, for the next batch."""
+    stored = [kept.release for kept in (state.active, state.previous) if kept is not None and kept.release != running]
+    return Have(catalogue=state.number, use=running, previous=stored[0] if stored else None)

@@ -1,0 +1,160 @@
+"""The device's one SQLite file: its transactions, its two strengths of commit, and what happens when it breaks.
+
+* An ordinary commit survives the process being killed; a durable one (`durable=True`) also survives losing power.
+* A file that is damaged, or from a newer client, is set aside and a new one made: with a new identity, because sequence
+  and prediction numbers start again and must not collide with those already sent.
+* A file that cannot be opened at all (no space, no permission, not unlocked yet) is left alone: this session then keeps
+  its rows in memory and sends nothing under a made-up identity.
+"""
+
+import logging
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+logger = logging.getLogger(__name__)
+
+VERSION: Final = 1
+# How long a prediction may wait for another process of the app that is committing.
+_BUSY_SECONDS: Final = 0.5
+_DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_SCHEMA: Final = """
+CREATE TABLE device (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    device TEXT NOT NULL,
+    produced INTEGER NOT NULL DEFAULT 0,
+    predictions INTEGER NOT NULL DEFAULT 0,
+    seq INTEGER NOT NULL DEFAULT 0,
+    queued_events INTEGER NOT NULL DEFAULT 0,
+    queued_bytes INTEGER NOT NULL DEFAULT 0,
+    contact_ms INTEGER NOT NULL DEFAULT 0,
+    wait_until_ms INTEGER NOT NULL DEFAULT 0,
+    failures INTEGER NOT NULL DEFAULT 0,
+    flush BLOB
+) STRICT;
+CREATE TABLE dropped (reason TEXT PRIMARY KEY, events INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+-- The names of the values that predictions carry: an app update may change them while older events still wait.
+CREATE TABLE carried (id INTEGER PRIMARY KEY, model TEXT NOT NULL, names TEXT NOT NULL, UNIQUE (model, names)) STRICT;
+CREATE TABLE events (position INTEGER PRIMARY KEY, prediction INTEGER, carried INTEGER, body BLOB NOT NULL) STRICT;
+CREATE TABLE frozen (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    batch TEXT NOT NULL, seq INTEGER NOT NULL, last INTEGER NOT NULL, events INTEGER NOT NULL, body BLOB NOT NULL
+) STRICT;
+CREATE TABLE models (model TEXT PRIMARY KEY, state BLOB NOT NULL) STRICT, WITHOUT ROWID;
+"""
+
+
+class StorageFailed(Exception):
+    """What was asked could not be written or read; `reason` is the name under which a lost event is counted."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class _Unusable(Exception):
+    """A file that this client cannot use and must replace."""
+
+
+class Storage:
+    """The connection to `device.db`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "device.db"
+        self.kept = True
+        self._connection = self._open()
+
+    @contextmanager
+    def transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """Everything inside is committed, or nothing. Raises `StorageFailed`."""
+        connection = self._connection
+        try:
+            if durable:
+                connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._give_up(connection)
+            raise self._failed(error) from error
+        except BaseException:
+            self._give_up(connection)
+            raise
+        finally:
+            if durable and connection is self._connection:
+                connection.execute("PRAGMA synchronous = NORMAL")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _give_up(self, connection: sqlite3.Connection) -> None:
+        if connection.in_transaction:
+            try:
+                connection.execute("ROLLBACK")
+            except sqlite3.Error:  # the next BEGIN tells whether the file still works
+                logger.warning("could not roll back", exc_info=True)
+
+    def _failed(self, error: sqlite3.Error) -> StorageFailed:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary code
+        if code in _DAMAGED:
+            logger.error("%s is damaged; a new one is made", self._path, exc_info=error)
+            self._connection.close()
+            self._connection = self._open()
+        return StorageFailed("disk_full" if code == sqlite3.SQLITE_FULL else "storage")
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                return _connect(self._path)
+            except _Unusable as error:
+                logger.warning("%s is set aside: %s", self._path, error)
+                self._set_aside()
+                return _connect(self._path)
+        except (OSError, sqlite3.Error, _Unusable):
+            logger.exception("%s cannot be opened; this session keeps nothing", self._path)
+        self.kept = False
+        return _connect(Path(":memory:"))
+
+    def _set_aside(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            source = self._path.with_name(self._path.name + suffix)
+            if source.exists():
+                source.replace(self._path.with_name(f"{self._path.name}.damaged{suffix}"))
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # Opening and settling run in a worker thread before anything else uses the connection.
+    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise _Unusable("quick_check found damage")
+        _prepare(connection)
+    except sqlite3.Error as error:
+        connection.close()
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+            raise _Unusable(str(error)) from error
+        raise
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")  # two processes may come first at once
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > VERSION:
+        connection.execute("ROLLBACK")
+        raise _Unusable(f"written by a newer client: version {version}")
+    if version == 0:
+        for statement in _SCHEMA.split(";\n"):
+            connection.execute(statement)
+        connection.execute("INSERT INTO device (only, device) VALUES (1, ?)", (str(uuid.uuid4()),))
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("COMMIT")
