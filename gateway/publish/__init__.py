@@ -11,7 +11,7 @@ from typing import Protocol
 from schemas.records import Record
 
 
-class Unavailable(Exception):  # noqa: N818 - named for the answer it becomes, 503 unavailable
+class Unavailable(Exception):
     """The log cannot take records now; `retry_after_seconds` is a hint without jitter."""
 
     def __init__(self, reason: str, retry_after_seconds: float) -> None:
