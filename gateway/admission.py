@@ -16,10 +16,9 @@ from aiohttp import StreamReader, hdrs, web
 from aiohttp.web_protocol import RequestPayloadError
 from msgspec import Struct
 
-from gateway.problems import BatchTooLarge, KeyRevoked, MalformedBody, SlowDown, UnknownKey, UnsupportedMedia, spread
+from gateway.problems import BatchTooLarge, KeyRevoked, SlowDown, UnknownKey, UnsupportedMedia, spread
 from gateway.releases.snapshot import SnapshotKeeper
 from schemas.encoding import ENCODINGS
-from schemas.reasons import TRANSFER_BROKEN
 
 _SCHEME: Final = "bearer "
 _MEDIA_TYPE: Final = "application/json"
@@ -47,7 +46,11 @@ class InFlight:
     def check(self, announced_bytes: int) -> None:
         """Refuse a body that would not fit. Raises `SlowDown`."""
         if self.bytes + announced_bytes > self._max_bytes:
-            raise SlowDown("too many bytes are in work here", spread(SLOW_DOWN_SECONDS, self._dice.random()))
+            raise SlowDown("too many bytes are in work here", self.wait_seconds())
+
+    def wait_seconds(self) -> int:
+        """How long one device is asked to wait, its jitter included."""
+        return spread(SLOW_DOWN_SECONDS, self._dice.random())
 
     @contextmanager
     def hold(self) -> Iterator["Hold"]:
@@ -98,7 +101,11 @@ class Gate:
         return Admitted(app, encoding)
 
     async def read(self, request: web.Request, hold: Hold) -> bytes:
-        """Read the body, chunked or not. Raises `BatchTooLarge`, `SlowDown`, or `MalformedBody` for a broken transfer."""
+        """Read the body, chunked or not. Raises `BatchTooLarge` or `SlowDown`.
+
+        A body that does not come whole and in time is `SlowDown` too: the network is to blame, so the device must keep
+        its batch.
+        """
         if hdrs.EXPECT in request.headers:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         stream = request.content
@@ -110,10 +117,8 @@ class Gate:
                 return body
             async with asyncio.timeout(READ_SECONDS):
                 return await self._read_chunks(stream, hold)
-        except TimeoutError:
-            raise SlowDown("the body did not arrive in time", int(READ_SECONDS)) from None
-        except RequestPayloadError as error:
-            raise MalformedBody(TRANSFER_BROKEN, f"the transfer is broken: {error}") from error
+        except (TimeoutError, RequestPayloadError) as error:
+            raise SlowDown("the body did not arrive whole", self._in_flight.wait_seconds()) from error
 
     async def _read_chunks(self, stream: StreamReader, hold: Hold) -> bytes:
         body = bytearray()

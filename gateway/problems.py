@@ -47,6 +47,11 @@ class MalformedBody(RequestFailed):
         super().__init__(detail)
         self.reason = reason
 
+    def forget_frames(self) -> None:
+        """Let go of the frames that raised it. They hold the inflated body, a thousand times what the device sent,
+        and would hold it for as long as the log takes."""
+        self.__traceback__ = self.__cause__ = self.__context__ = None
+
 
 class UnknownKey(RequestFailed):
     """No app key, or one that names no app."""

@@ -46,13 +46,10 @@ EVENT_REASONS: Final = frozenset(
     + [NOT_AN_OBJECT, SIGNALS_MISMATCH, INVALID]
 )
 
-TRANSFER_BROKEN: Final = "transfer_broken"  # the chunks of the transfer do not add up
 ENCODING_DAMAGED: Final = "encoding_damaged"  # not what Content-Encoding says, cut short, or followed by more
 NOT_UTF8: Final = "not_utf8"
 NOT_JSON: Final = "not_json"
 NESTED_TOO_DEEP: Final = "nested_too_deep"
 ENVELOPE_INVALID: Final = "envelope_invalid"  # JSON, but not a batch
 
-BODY_REASONS: Final = frozenset(
-    [TRANSFER_BROKEN, ENCODING_DAMAGED, NOT_UTF8, NOT_JSON, NESTED_TOO_DEEP, ENVELOPE_INVALID]
-)
+BODY_REASONS: Final = frozenset([ENCODING_DAMAGED, NOT_UTF8, NOT_JSON, NESTED_TOO_DEEP, ENVELOPE_INVALID])

@@ -1,0 +1,231 @@
+"""Put the gateway together: routes, their parts, and the life of the server.
+
+* Every part gets what it needs here; nothing is global, so several gateways can live in one process.
+* Failures of any kind become a problem document in one place, and every answer is counted there.
+* A stop drains: no new connections, requests in flight are finished, then the sink is closed.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Final, Protocol
+
+import msgspec
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+
+from gateway import problems
+from gateway.admission import Gate, InFlight
+from gateway.artifacts import Artifacts
+from gateway.decode import Caps
+from gateway.ingest import Ingest
+from gateway.metrics import CONTENT_TYPE, Metrics, Stalls
+from gateway.openapi import openapi
+from gateway.publish import Sink
+from gateway.releases.snapshot import SnapshotKeeper
+from gateway.releases.store import Store
+from schemas.wire import Flush
+
+log: Final = logging.getLogger(__name__)
+
+METRICS: Final = web.AppKey("metrics", Metrics)
+
+
+class GatewaySettings(Protocol):
+    """What a gateway reads of the configuration."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def address(self) -> tuple[str, int]: ...
+    @property
+    def body_max_bytes(self) -> int: ...
+    @property
+    def inflated_max_bytes(self) -> int: ...
+    @property
+    def batch_max_events(self) -> int: ...
+    @property
+    def inflight_max_bytes(self) -> int: ...
+    @property
+    def flush_events(self) -> int: ...
+    @property
+    def flush_seconds(self) -> int: ...
+    @property
+    def lease_seconds(self) -> int: ...
+    @property
+    def grace_seconds(self) -> float: ...
+
+
+def now_ms() -> int:
+    """Read the wall clock, in epoch milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def create_app(
+    settings: GatewaySettings,
+    *,
+    sink: Sink,
+    snapshots: SnapshotKeeper,
+    store: Store,
+    clock: Callable[[], int] = now_ms,
+    dice: random.Random | None = None,
+) -> web.Application:
+    """Build the application. It owns none of its ports: whoever opened the sink and the snapshots closes them."""
+    dice = dice or random.Random()  # noqa: S311 - spreads devices over time; nothing secret hangs on it
+    metrics, stalls = Metrics(), Stalls()
+    in_flight = InFlight(settings.inflight_max_bytes, dice)
+    artifacts = Artifacts(store)
+    ingest = Ingest(
+        caps=Caps(settings.inflated_max_bytes, settings.batch_max_events),
+        flush=Flush(settings.flush_events, settings.flush_seconds, settings.lease_seconds),
+        gateway_name=settings.name,
+        gate=Gate(snapshots, in_flight, settings.body_max_bytes),
+        in_flight=in_flight,
+        sink=sink,
+        snapshots=snapshots,
+        metrics=metrics,
+        clock=clock,
+        dice=dice,
+    )
+    metrics.watch("in_flight_bytes", "bytes of bodies in work", lambda: in_flight.bytes)
+    metrics.watch("snapshot_age_seconds", "since the store was last read", lambda: snapshots.age_seconds)
+    metrics.watch("loop_stall_seconds", "longest wait for the event loop, last minutes", stalls.longest_seconds)
+    metrics.watch("artifacts_kept_bytes", "artifacts held in memory", lambda: artifacts.kept.bytes)
+    metrics.watch_all("sink", sink.gauges)
+
+    app = web.Application(middlewares=[_answers(metrics)])
+    app[METRICS] = metrics
+    app.cleanup_ctx.append(_observing(stalls))
+    app.add_routes([web.post("/v1/batches", ingest.handle, expect_handler=_continue_later)])
+    app.add_routes([web.get("/artifacts/{sha256}", artifacts.handle), web.get("/openapi.json", _openapi())])
+    app.add_routes([web.get("/healthz", _healthz), web.get("/readyz", _readyz(sink, snapshots))])
+    app.add_routes([web.get("/metrics", _metrics(metrics))])
+    return app
+
+
+async def run_gateway(
+    settings: GatewaySettings,
+    sink: Sink,
+    snapshots: SnapshotKeeper,
+    store: Store,
+    stop: asyncio.Event,
+    *,
+    reuse_port: bool | None = None,
+    listening: Callable[[str, int], None] | None = None,
+) -> None:
+    """Serve until `stop` is set, then drain within the grace and close the sink.
+
+    `listening` is told the host and port once connections are accepted. Raises OSError when the address is taken.
+    """
+    app = create_app(settings, sink=sink, snapshots=snapshots, store=store)
+    runner = web.AppRunner(
+        app, auto_decompress=False, access_log=None, shutdown_timeout=settings.grace_seconds * _DRAIN_SHARE
+    )
+    try:
+        await runner.setup()
+        host, port = settings.address
+        await web.TCPSite(runner, host, port, reuse_port=reuse_port).start()
+        bound_host, bound_port = runner.addresses[0][:2]
+        if listening is not None:
+            listening(bound_host, bound_port)
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+        await sink.close()
+
+
+# What is left of the grace once requests are done: closing the log, and leaving.
+_DRAIN_SHARE: Final = 0.7
+
+
+def _answers(metrics: Metrics) -> Middleware:
+    """Make the boundary: whatever is raised below it is answered and counted here."""
+
+    @web.middleware
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            response = await handler(request)
+            code = ""
+        except Exception as error:  # the boundary of the process: nothing may pass unanswered
+            if isinstance(error, ConnectionError) and request.transport is None:
+                raise  # the device is gone; nobody is left to answer
+            failed = _failure(error)
+            response, code = _problem_response(failed), failed.code
+        resource = request.match_info.route.resource
+        metrics.answered(resource.canonical if resource else "", response.status, code)
+        return response
+
+    return answer
+
+
+def _failure(error: Exception) -> problems.RequestFailed:
+    """Return the failed request that an exception means."""
+    if isinstance(error, problems.RequestFailed):
+        return error
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        failed = problems.MethodNotAllowed("the path does not take this method")
+        failed.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
+        return failed
+    if isinstance(error, web.HTTPNotFound):
+        return problems.NothingThere("nothing is at this path")
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return problems.BatchTooLarge("the body is too large")
+    log.error("a request failed", exc_info=error)
+    return problems.Internal()
+
+
+def _problem_response(failed: problems.RequestFailed) -> web.Response:
+    headers = {**failed.headers, hdrs.CONTENT_TYPE: problems.MEDIA_TYPE}
+    return web.Response(status=failed.status, headers=headers, body=failed.document())
+
+
+async def _continue_later(_: web.Request) -> None:
+    """Answer no `Expect: 100-continue` yet: the body is asked for only once its headers are judged."""
+
+
+def _observing(stalls: Stalls) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def observe(_: web.Application) -> AsyncIterator[None]:
+        task = asyncio.create_task(stalls.observe())
+        yield
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    return observe
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
+
+
+async def _healthz(_: web.Request) -> web.Response:
+    return _json({"status": "ok"})
+
+
+def _readyz(sink: Sink, snapshots: SnapshotKeeper) -> Handler:
+    async def readyz(_: web.Request) -> web.Response:
+        trouble = {"sink": sink.trouble(), "snapshots": snapshots.trouble()}
+        ready = not any(trouble.values())
+        ages = {"snapshot_age_seconds": round(snapshots.age_seconds, 3)}
+        return _json({"ready": ready, "trouble": trouble, **ages}, 200 if ready else 503)
+
+    return readyz
+
+
+def _metrics(metrics: Metrics) -> Handler:
+    async def exposition(_: web.Request) -> web.Response:
+        return web.Response(body=metrics.exposition(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
+
+    return exposition
+
+
+def _openapi() -> Handler:
+    document = openapi()
+
+    async def describe(_: web.Request) -> web.Response:
+        return web.Response(body=document, content_type="application/json")
+
+    return describe

@@ -1,0 +1,166 @@
+"""Take a batch: admit, decode, decide, publish, reply.
+
+* 200 is sent only after the log has the batch and a dead letter for each refused event, in one step.
+* A body that is no batch is in the dead letters before the device hears 400 and drops it.
+* Nothing here does I/O but the publish; no decoded event lives while it is awaited.
+* Events end as accepted or refused in one place, `Metrics.settle`, and only once they are durable.
+"""
+
+import base64
+import random
+from collections.abc import Callable
+from time import perf_counter
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET, Struct
+
+from gateway.admission import Admitted, Gate, InFlight
+from gateway.decode import Caps, Decoded, decode
+from gateway.metrics import Metrics
+from gateway.problems import MalformedBody, ServiceUnavailable, spread
+from gateway.publish import Sink, Unavailable
+from gateway.releases.decide import Decision, decide
+from gateway.releases.snapshot import SnapshotKeeper
+from schemas.records import BatchHeaders, DeadLetter, Record, batch_record, dead_letter_record
+from schemas.wire import Flush, Refusal, Reply
+
+_reply = msgspec.json.Encoder()
+
+
+class Taken(Struct, frozen=True):
+    """What is left of a batch once its events are gone: the records to publish and what the reply says."""
+
+    records: list[Record]
+    batch: str
+    events: int
+    refusals: list[Refusal]
+    decision: Decision
+
+
+class Ingest:
+    """The handler of `POST /v1/batches`."""
+
+    def __init__(
+        self,
+        *,
+        caps: Caps,
+        flush: Flush,
+        gateway_name: str,
+        gate: Gate,
+        in_flight: InFlight,
+        sink: Sink,
+        snapshots: SnapshotKeeper,
+        metrics: Metrics,
+        clock: Callable[[], int],
+        dice: random.Random,
+    ) -> None:
+        self._caps = caps
+        self._flush = flush
+        self._gateway_name = gateway_name
+        self._gate = gate
+        self._in_flight = in_flight
+        self._sink = sink
+        self._snapshots = snapshots
+        self._metrics = metrics
+        self._clock = clock
+        self._dice = dice
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Answer one batch. Raises `RequestFailed`."""
+        admitted = self._gate.admit(request)
+        with self._in_flight.hold() as hold:
+            body = await self._gate.read(request, hold)
+            received_at = self._clock()
+            try:
+                taken = self._take(admitted, body, received_at)
+            except MalformedBody as malformed:
+                malformed.forget_frames()
+                await self._publish([_body_letter(admitted, body, received_at, malformed.reason)])
+                raise
+            await self._publish(taken.records)
+        self._metrics.settle(taken.events, taken.refusals)
+        return web.Response(body=self._reply_to(taken), content_type="application/json")
+
+    def _take(self, admitted: Admitted, body: bytes, received_at: int) -> Taken:
+        """Decode and decide: one step without an await, so that its objects are gone before the next."""
+        began = perf_counter()
+        decoded = decode(body, admitted.encoding, self._caps)
+        self._metrics.decode_seconds.observe(perf_counter() - began)
+        models = self._snapshots.current.apps.get(admitted.app, {})
+        decision = decide(models, decoded.envelope)
+        about = BatchHeaders(
+            app=admitted.app,
+            content_encoding=admitted.encoding,
+            received_at=received_at,
+            gateway=self._gateway_name,
+            batch=decoded.envelope.batch,
+            events=decoded.events,
+            refused=tuple(refused.refusal.index for refused in decoded.refused),
+            offer=decision.told,
+        )
+        return Taken(
+            records=[batch_record(decoded.envelope.device, body, about), *_event_letters(about, decoded)],
+            batch=decoded.envelope.batch,
+            events=decoded.events,
+            refusals=[refused.refusal for refused in decoded.refused],
+            decision=decision,
+        )
+
+    async def _publish(self, records: list[Record]) -> None:
+        """Return when the records are durable. Raises `ServiceUnavailable`."""
+        began = perf_counter()
+        try:
+            await self._sink.publish(records)
+        except Unavailable as error:
+            wait_seconds = spread(error.retry_after_seconds, self._dice.random())
+            raise ServiceUnavailable("the log takes nothing now", wait_seconds) from error
+        self._metrics.publish_seconds.observe(perf_counter() - began)
+
+    def _reply_to(self, taken: Taken) -> bytes:
+        decision = taken.decision
+        return _reply.encode(
+            Reply(
+                batch=taken.batch,
+                accepted=taken.events - len(taken.refusals),
+                refused=taken.refusals or UNSET,
+                server_time=self._clock(),
+                flush=self._flush,
+                use=decision.use or UNSET,
+                catalogues=decision.catalogues or UNSET,
+                inline=decision.inline or UNSET,
+            )
+        )
+
+
+def _event_letters(about: BatchHeaders, decoded: Decoded) -> list[Record]:
+    return [
+        dead_letter_record(
+            DeadLetter(
+                app=about.app,
+                received_at=about.received_at,
+                device=decoded.envelope.device,
+                batch=about.batch,
+                index=refused.refusal.index,
+                reason=refused.refusal.reason,
+                encoding="json",
+                body=refused.text,
+            )
+        )
+        for refused in decoded.refused
+    ]
+
+
+def _body_letter(admitted: Admitted, body: bytes, received_at: int, reason: str) -> Record:
+    return dead_letter_record(
+        DeadLetter(
+            app=admitted.app,
+            received_at=received_at,
+            device=None,
+            batch=None,
+            index=None,
+            reason=reason,
+            encoding=admitted.encoding,
+            body=base64.b64encode(body).decode(),
+        )
+    )
