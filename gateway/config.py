@@ -6,6 +6,7 @@
 * A secret is never printed. `python -m gateway.config` prints the table of keys that stands in the README.
 """
 
+import difflib
 import socket
 import sys
 import tomllib
@@ -261,7 +262,9 @@ def _read_file(path: Path) -> dict[str, object]:
 def _checked(key: str, value: object, origin: str) -> object:
     field = KEYS.get(key)
     if field is None:
-        raise ConfigError(f"unknown key {key!r} {origin}: the keys are {', '.join(KEYS)}")
+        near = difflib.get_close_matches(key, KEYS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(KEYS)}"
+        raise ConfigError(f"unknown key {key!r} {origin}: {hint}")
     try:
         # Variables and flags are text, so "12" is a number there; in TOML it is a string and stays one.
         return msgspec.convert(value, field.type, strict=not isinstance(value, str) or origin.startswith("in "))

@@ -47,6 +47,8 @@ def test_variables_of_other_programs_are_none_of_our_business() -> None:
     ("environ", "said"),
     [
         ({"BACKHAUL_FLUSH_EVENT": "1"}, "unknown key 'flush_event' from the variable BACKHAUL_FLUSH_EVENT"),
+        ({"BACKHAUL_FLUSH_EVENT": "1"}, "did you mean 'flush_events'?"),
+        ({"BACKHAUL_XYZZY": "1"}, "the keys are data, listen, "),
         ({"BACKHAUL_FLUSH_EVENTS": "0"}, "flush_events from the variable BACKHAUL_FLUSH_EVENTS: '0' is not allowed"),
         ({"BACKHAUL_FLUSH_EVENTS": "many"}, "it must be a whole number from 1 to 100000"),
         ({"BACKHAUL_REFRESH_SECONDS": "nan"}, "it must be a number from 0.05 to 3600"),

@@ -1,0 +1,21 @@
+"""`backhaul child`: how the supervisor starts its children, configured by variables; no command for people."""
+
+from argparse import Namespace
+
+from gateway.cli.options import Parser, configuration
+
+
+def parser() -> Parser:
+    """Return the parser of the child's arguments."""
+    command = Parser(prog="backhaul child", allow_abbrev=False)
+    command.add_argument("name", choices=("clickhouse", "gateway", "warehouse"))
+    command.add_argument("--lifeline", type=int, required=True)
+    command.add_argument("--socket", type=int, default=-1)
+    command.set_defaults(run=_child, data=None, config=None)
+    return command
+
+
+def _child(arguments: Namespace) -> int:
+    from gateway.supervisor.children import run_child
+
+    return run_child(arguments.name, configuration(arguments), arguments.lifeline, arguments.socket)

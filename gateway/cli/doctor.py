@@ -1,0 +1,45 @@
+"""`backhaul doctor`: what is well, what is not, what to do."""
+
+import asyncio
+from argparse import Namespace
+from typing import TYPE_CHECKING, Final
+
+from gateway.cli.failures import DONE, FAILED
+from gateway.cli.options import Nouns, add_command, configuration
+from gateway.cli.printing import show
+
+if TYPE_CHECKING:
+    from gateway.config import Config
+    from gateway.doctor import Finding
+
+_MARKS: Final = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
+
+
+def register(nouns: Nouns) -> None:
+    """Add the command."""
+    add_command(nouns, "doctor", _doctor, "check configuration, versions, disk, clocks and what can be reached")
+
+
+def _doctor(arguments: Namespace) -> int:
+    from gateway.config import ConfigError
+    from gateway.doctor import Finding
+
+    try:
+        config = configuration(arguments)
+    except ConfigError as error:
+        findings = [Finding("configuration", "fail", str(error), "correct it; nothing else was looked at")]
+    else:
+        findings = asyncio.run(_examined(config))
+    show(arguments, findings, "\n".join(map(_line, findings)))
+    return FAILED if any(finding.state == "fail" for finding in findings) else DONE
+
+
+async def _examined(config: "Config") -> "list[Finding]":
+    from gateway.doctor import examine
+
+    return [finding async for finding in examine(config)]
+
+
+def _line(finding: "Finding") -> str:
+    advice = f" -> {finding.advice}" if finding.advice else ""
+    return f"{_MARKS[finding.state]}  {finding.part:<13}  {finding.text}{advice}"

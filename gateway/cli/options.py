@@ -1,0 +1,60 @@
+"""What every command has in common: its parser, the shared flags, and the configuration they lead to."""
+
+import argparse
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+from gateway.cli.failures import MISUSED
+
+if TYPE_CHECKING:
+    from gateway.config import Config
+
+# argparse gives this type no public name, and it takes a parameter for the type checker only.
+Nouns: TypeAlias = "argparse._SubParsersAction[Any]"
+
+
+class Parser(ArgumentParser):
+    """An argument parser that says what is wrong in one line, as every other error is said."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with the usage exit code."""
+        sys.stderr.write(f"{self.prog}: {message} (see {self.prog} --help)\n")
+        raise SystemExit(MISUSED)
+
+
+def add_command(
+    nouns: Nouns, name: str, run: Callable[[Namespace], int], help_text: str, *, prints: bool = True
+) -> ArgumentParser:
+    """Add a command with the shared flags; the caller adds its own."""
+    command: ArgumentParser = nouns.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
+    command.add_argument("--data", metavar="DIR", help="the data directory (default: backhaul-data)")
+    command.add_argument("--config", metavar="FILE", type=Path, help="a TOML file of configuration keys")
+    if prints:
+        command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=run)
+    return command
+
+
+def add_noun(nouns: Nouns, name: str, help_text: str) -> Nouns:
+    """Add a noun whose verbs are commands."""
+    noun: ArgumentParser = nouns.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
+    return noun.add_subparsers(dest="verb", metavar="COMMAND", required=True)
+
+
+def configuration(arguments: Namespace) -> "Config":
+    """Read the configuration with this command's flags on top. Raises `ConfigError`."""
+    from gateway.config import load
+
+    flags = {"data": arguments.data, "listen": getattr(arguments, "listen", None)}
+    return load(flags, os.environ, arguments.config)
+
+
+def now_ms() -> int:
+    """Return the wall clock in epoch milliseconds."""
+    import time
+
+    return time.time_ns() // 1_000_000

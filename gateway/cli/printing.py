@@ -1,0 +1,72 @@
+"""Print what a command found: a table or a line for people, one JSON document for programs.
+
+* Results go to stdout, everything else to stderr, so that `$(backhaul app create shop)` is the key and nothing else.
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+# Where stdout is a file or a pipe there is no edge to wrap at; a table must not lose its cells there.
+_PIPE_WIDTH: Final = 1000
+
+Row = Sequence[object]
+
+
+def show(arguments: Namespace, data: object, text: str) -> None:
+    """Print the data as one line of JSON with `--json`, else the text."""
+    sys.stdout.write((as_json(data) if arguments.json else text) + "\n")
+    sys.stdout.flush()
+
+
+def show_table(arguments: Namespace, columns: Sequence[str], rows: Sequence[Row], nothing: str = "nothing") -> None:
+    """Print rows as a table, with `--json` as a list of objects; `nothing` is what people read when there are none."""
+    if arguments.json:
+        show(arguments, [dict(zip(columns, row, strict=True)) for row in rows], "")
+    elif not rows:
+        note(nothing)
+    else:
+        _print_table(columns, rows)
+
+
+def note(text: str) -> None:
+    """Tell the user something that is not the result."""
+    sys.stderr.write(text + "\n")
+
+
+def as_json(data: object) -> str:
+    """Render as JSON; what JSON has no form for becomes text."""
+    return msgspec.json.encode(data, enc_hook=str).decode()
+
+
+def moment(milliseconds: int | None) -> str:
+    """Render epoch milliseconds as UTC, to the second; nothing as nothing."""
+    if milliseconds is None:
+        return ""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Row]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        numeric = all(isinstance(row[index], int | float) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row))
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False).print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value)

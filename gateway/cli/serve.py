@@ -1,0 +1,52 @@
+"""`backhaul serve`: the whole system on one data directory."""
+
+from argparse import Namespace
+
+from gateway.cli.failures import CommandError, Misused
+from gateway.cli.options import Nouns, add_command, configuration
+from gateway.cli.printing import show
+
+
+def register(nouns: Nouns) -> None:
+    """Add the command."""
+    command = add_command(nouns, "serve", _serve, "run the gateway, the log, the warehouse and ClickHouse")
+    command.add_argument("--listen", metavar="HOST:PORT", help="where the gateway listens (default: 127.0.0.1:8080)")
+
+
+def _serve(arguments: Namespace) -> int:
+    import asyncio
+
+    from gateway.supervisor.lock import AlreadyServed, DirectoryLock
+    from gateway.supervisor.ports import free_port
+    from gateway.supervisor.supervise import CannotListen, Supervisor, listen
+
+    config = configuration(arguments)
+    if not config.clickhouse_url:
+        _check_engine()
+    directory = config.directory
+
+    def ready(url: str) -> None:
+        data = {"event": "ready", "url": url, "data": str(directory)}
+        show(arguments, data, f"backhaul is ready at {url} (data in {directory})")
+
+    async def supervise(lock: DirectoryLock) -> int:
+        with listen(*config.address) as listening:
+            return await Supervisor(config, lock, listening, config.clickhouse_port or free_port()).run(ready)
+
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = DirectoryLock.take(directory, wait_seconds=config.grace_seconds)
+        return asyncio.run(supervise(lock))
+    except (AlreadyServed, CannotListen) as error:
+        raise CommandError(str(error)) from error
+    except OSError as error:
+        raise CommandError(f"cannot use the data directory {directory}: {error.strerror or error}") from error
+
+
+def _check_engine() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("chdb") is None:
+        raise Misused(
+            "the embedded ClickHouse is not installed: pip install 'backhaul[embedded]', or set clickhouse_url"
+        )

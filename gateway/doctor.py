@@ -1,0 +1,229 @@
+"""Check everything that a running system needs, and say of each part whether it is well and what to do if not.
+
+* Looks, never changes: no directory is made, nothing is started. The fsync probe removes its own file.
+* Works when nothing runs: what is not running is a warning, what should answer and does not is a failure.
+* No check can hang: each waits a bounded time.
+"""
+
+import asyncio
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Final, Literal
+
+import aiohttp
+from msgspec import Struct
+
+from gateway.config import KEYS, Config, shown_value
+from gateway.supervisor import runfile
+from gateway.supervisor.lock import holder, is_alive, is_locked
+from schemas.versions import satisfies
+
+State = Literal["ok", "warn", "fail"]
+
+_PATIENCE_SECONDS: Final = 5.0
+_MIB: Final = 1024 * 1024
+_LOW_DISK_BYTES: Final = 2048 * _MIB
+_NO_DISK_BYTES: Final = 128 * _MIB
+_FSYNCS: Final = 5
+# Every acknowledgement waits for one: past this a device's request is mostly waiting for the disk.
+_SLOW_FSYNC_MS: Final = 25.0
+# The HTTP date has whole seconds; below two there is nothing to say.
+_CLOCK_SLACK_MS: Final = 2000
+# The oldest server whose deduplication across materialized views is the one that the warehouse counts on.
+_OLDEST_CLICKHOUSE: Final = ">=24.8"
+_REQUIREMENT: Final = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*([<>=!~0-9.,\s]*)(?:;(.*))?")
+
+
+class Finding(Struct, frozen=True):
+    """One line of the examination; `advice` says what to do where it is not ok."""
+
+    part: str
+    state: State
+    text: str
+    advice: str = ""
+
+
+Check = Callable[[Config], Awaitable[Finding]]
+
+
+async def examine(config: Config) -> AsyncIterator[Finding]:
+    """Yield a finding for each part, in the order in which one would look."""
+    for check in (_settings, _python, _packages, _directory, _disk, _fsync, _lock, _store, _gateway, _clickhouse):
+        try:
+            yield await asyncio.wait_for(check(config), 4 * _PATIENCE_SECONDS)
+        except Exception as error:  # the boundary: a check that breaks is a finding like any other
+            yield Finding(check.__name__.strip("_"), "fail", f"the check itself failed: {error!r}", "report this")
+
+
+async def _settings(config: Config) -> Finding:
+    changed = [
+        f"{key}={shown_value(config, key)}" for key, field in KEYS.items() if getattr(config, key) != field.default
+    ]
+    return Finding("configuration", "ok", ", ".join(changed) or "all defaults")
+
+
+async def _python(_: Config) -> Finding:
+    return Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+
+
+async def _packages(config: Config) -> Finding:
+    found, wrong = [], []
+    for line in importlib.metadata.requires("backhaul") or []:
+        match = _REQUIREMENT.match(line)
+        name, bounds, marker = match.groups() if match else (line, "", "")
+        if "extra" in (marker or "") and not ("embedded" in marker and not config.clickhouse_url):
+            continue
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            if not marker or "extra" in marker:  # other markers ask for a package only on some platforms
+                wrong.append(f"{name} is missing")
+            continue
+        found.append(f"{name} {version}")
+        if not satisfies(version, bounds):
+            wrong.append(f"{name} {version} is not {bounds}")
+    if wrong:
+        return Finding("packages", "fail", "; ".join(wrong), "install again: pip install 'backhaul[embedded]'")
+    return Finding("packages", "ok", ", ".join(found))
+
+
+async def _directory(config: Config) -> Finding:
+    directory = config.directory
+    if not directory.exists():
+        parent = _existing(directory)
+        if not os.access(parent, os.W_OK | os.X_OK):
+            return Finding("data", "fail", f"{directory} cannot be made in {parent}", "choose another with --data")
+        return Finding("data", "warn", f"{directory} does not exist yet", "`backhaul serve` makes it")
+    if not directory.is_dir() or not os.access(directory, os.W_OK | os.X_OK):
+        return Finding("data", "fail", f"{directory} is not a writable directory", "choose another with --data")
+    return Finding("data", "ok", f"{directory} is writable")
+
+
+async def _disk(config: Config) -> Finding:
+    free = shutil.disk_usage(_existing(config.directory)).free
+    text = f"{free // _MIB} MiB free, of which the log may take {config.log_max_bytes // _MIB} MiB"
+    if free < _NO_DISK_BYTES:
+        return Finding("disk", "fail", text, "free some space: batches will be answered 503")
+    if free < _LOW_DISK_BYTES:
+        return Finding("disk", "warn", text, "free some space, or lower log_max_bytes and retention_days")
+    return Finding("disk", "ok", text)
+
+
+async def _fsync(config: Config) -> Finding:
+    directory = _existing(config.directory)
+    if not os.access(directory, os.W_OK):
+        return Finding("fsync", "warn", f"cannot be measured: {directory} is not writable", "see data")
+    median_ms = await asyncio.to_thread(_fsync_ms, directory)
+    text = f"{median_ms:.1f} ms (median of {_FSYNCS})"
+    if median_ms > _SLOW_FSYNC_MS:
+        return Finding("fsync", "warn", text, "put the data directory on a faster disk: every answer waits for one")
+    return Finding("fsync", "ok", text)
+
+
+async def _lock(config: Config) -> Finding:
+    if not is_locked(config.directory):
+        return Finding("supervisor", "warn", "nothing serves this directory", "start `backhaul serve`")
+    pid = holder(config.directory)
+    if pid is None or not is_alive(pid):
+        return Finding("supervisor", "warn", f"process {pid} is gone, its children still leave", "wait some seconds")
+    run = runfile.read(config.directory)
+    children = ", ".join(f"{name} {child}" for name, child in (run.children if run else {}).items())
+    return Finding("supervisor", "ok", f"process {pid} serves this directory; children: {children or 'none'}")
+
+
+async def _store(config: Config) -> Finding:
+    from gateway.releases.store import Store, StoreError
+
+    address = config.store_address
+    if not config.store_url and not (config.directory / "store").exists():
+        return Finding("store", "warn", f"{address} does not exist yet", "`backhaul serve` or `app create` makes it")
+    try:
+        apps = await asyncio.wait_for(Store.open(address).names("apps"), _PATIENCE_SECONDS)
+    except (StoreError, TimeoutError) as error:
+        return Finding("store", "fail", f"{address}: {error or 'no answer'}", "check store_url and its credentials")
+    if not apps:
+        return Finding("store", "warn", f"{address} answers and holds no app", "make one: backhaul app create NAME")
+    return Finding("store", "ok", f"{address} answers")
+
+
+async def _gateway(config: Config) -> Finding:
+    run = runfile.read(config.directory)
+    if run is None:
+        return Finding("gateway", "warn", "not running here", "start `backhaul serve`")
+    try:
+        sent_at = time.time()
+        timeout = aiohttp.ClientTimeout(total=_PATIENCE_SECONDS)
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{run.gateway_url}/readyz") as reply:
+            text = (await reply.text()).strip()
+            status, date = reply.status, reply.headers.get("Date", "")
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        reason = str(error) or "no answer"
+        return Finding("gateway", "fail", f"{run.gateway_url} does not answer: {reason}", "look at what serve prints")
+    if status != 200:
+        return Finding("gateway", "fail", f"{run.gateway_url} is not ready: {text}", "see store, disk and data")
+    ahead_ms = (parsedate_to_datetime(date).replace(tzinfo=UTC).timestamp() - sent_at) * 1000 if date else 0.0
+    return _clock_finding("gateway", f"{run.gateway_url} is ready", ahead_ms)
+
+
+async def _clickhouse(config: Config) -> Finding:
+    from gateway.cli.failures import Unreachable
+    from gateway.cli.warehouse import place_of
+    from gateway.clickhouse_server import ServerError, connect
+
+    try:
+        url, user, password = place_of(config)
+    except Unreachable:
+        return Finding("clickhouse", "warn", "not running here", "`backhaul serve` starts it")
+    try:
+        client = await asyncio.wait_for(connect(url, user, password), _PATIENCE_SECONDS)
+    except (ServerError, TimeoutError) as error:
+        advice = (
+            "check clickhouse_url, clickhouse_user and clickhouse_password"
+            if config.clickhouse_url
+            else ("it may still be starting; look at what serve prints")
+        )
+        return Finding("clickhouse", "fail", f"{url} does not answer: {error or 'no answer'}", advice)
+    try:
+        asked_at_ms = time.time() * 1000
+        answer = await client.query("SELECT version(), toUnixTimestamp64Milli(now64(3))")
+        (version, server_ms), answered_at_ms = answer.result_rows[0], time.time() * 1000
+    finally:
+        await client.close()
+    if not satisfies(".".join(version.split(".")[:2]), _OLDEST_CLICKHOUSE):  # vendors append words to the rest
+        return Finding("clickhouse", "fail", f"{url} is version {version}", f"use a server {_OLDEST_CLICKHOUSE}")
+    return _clock_finding("clickhouse", f"{url} is version {version}", server_ms - (asked_at_ms + answered_at_ms) / 2)
+
+
+def _clock_finding(part: str, text: str, ahead_ms: float) -> Finding:
+    if abs(ahead_ms) > _CLOCK_SLACK_MS:
+        return Finding(
+            part, "warn", f"{text}, its clock is {ahead_ms / 1000:+.1f} s from ours", "run an NTP client on both"
+        )
+    return Finding(part, "ok", f"{text}, its clock agrees with ours")
+
+
+def _existing(path: Path) -> Path:
+    """Return the path, or its nearest parent that exists."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def _fsync_ms(directory: Path) -> float:
+    taken = []
+    with tempfile.TemporaryFile(dir=directory) as file:
+        for _ in range(_FSYNCS):
+            file.write(b"x" * 4096)
+            file.flush()
+            started = time.perf_counter()
+            os.fsync(file.fileno())
+            taken.append((time.perf_counter() - started) * 1000)
+    return statistics.median(taken)

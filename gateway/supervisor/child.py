@@ -1,0 +1,154 @@
+"""One child process: started, watched, started again with backoff, and stopped.
+
+* Its output goes to our stderr, line by line, with its name in front.
+* It runs in its own process group: Ctrl-C in a terminal reaches the supervisor alone, which stops them in order.
+* A child that says "configuration" by its exit code is not started again: the same start would fail the same way.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+FIRST_BACKOFF_SECONDS: Final = 0.2
+LONGEST_BACKOFF_SECONDS: Final = 5.0
+# A child that lived this long had a good start; its end is news and not the same failure again.
+_GOOD_LIFE_SECONDS: Final = 10.0
+_MISCONFIGURED: Final = 2
+_CHUNK_BYTES: Final = 64 * 1024
+
+
+class Child:
+    """A named command that is kept running until `stop`."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        environ: Mapping[str, str],
+        fds: Sequence[int],
+        changed: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self._command = command
+        self._environ = environ
+        self._fds = fds
+        self._changed = changed
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = asyncio.Event()
+
+    @property
+    def pid(self) -> int | None:
+        """The process, while there is one."""
+        return self._process.pid if self._process is not None else None
+
+    async def keep_running(self) -> int:
+        """Run until `stop`; return 0 then, or the exit code that says that another start would not help."""
+        backoff_seconds = FIRST_BACKOFF_SECONDS
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            try:
+                code = await self._run_once()
+            except OSError as error:  # no memory or no process left to start it with: that may pass
+                say(f"{self.name} cannot be started: {error}")
+                code = 1
+            if self._stopping.is_set():
+                break
+            if code == _MISCONFIGURED:
+                return code
+            if time.monotonic() - started > _GOOD_LIFE_SECONDS:
+                backoff_seconds = FIRST_BACKOFF_SECONDS
+            say(f"{self.name} {_ending(code)}; starting it again in {backoff_seconds:g} s")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), backoff_seconds)
+            backoff_seconds = min(2 * backoff_seconds, LONGEST_BACKOFF_SECONDS)
+        return 0
+
+    async def stop(self, within_seconds: float) -> bool:
+        """Ask it to leave, and kill it when it has not left in time; say whether it left by itself."""
+        self._stopping.set()
+        process = self._process
+        if process is None:
+            return True
+        _send(process, signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), within_seconds)
+        except TimeoutError:
+            say(f"{self.name} did not leave within {within_seconds:.1f} s; killing it")
+            self.kill()
+            await process.wait()
+            return False
+        return True
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._stopping.set()
+        if self._process is not None:
+            _send(self._process, signal.SIGKILL)
+
+    async def _run_once(self) -> int:
+        process = await asyncio.create_subprocess_exec(
+            *self._command,
+            env=self._environ,
+            pass_fds=self._fds,
+            process_group=0,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        self._process = process
+        self._changed()
+        if self._stopping.is_set():  # the stop came while it was being started
+            _send(process, signal.SIGTERM)
+        relay = asyncio.create_task(self._relay_output(process))
+        code = await process.wait()
+        self._process = None
+        self._changed()
+        with suppress(TimeoutError):  # something it started may still hold the pipe
+            await asyncio.wait_for(relay, 1.0)
+        return code
+
+    async def _relay_output(self, process: asyncio.subprocess.Process) -> None:
+        output = process.stdout
+        if output is None:
+            return
+        rest = b""
+        while chunk := await output.read(_CHUNK_BYTES):
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > _CHUNK_BYTES:
+                lines, rest = [*lines, rest], b""
+            _write_lines(self.name, lines)
+        if rest:
+            _write_lines(self.name, [rest])
+
+
+def say(text: str) -> None:
+    """Write a line of the supervisor's own to stderr."""
+    _write_lines("supervisor", [text.encode()])
+
+
+def _write_lines(name: str, lines: Sequence[bytes]) -> None:
+    text = "".join(f"{name:<10} | {line.decode('utf-8', 'replace')}\n" for line in lines)
+    with suppress(OSError, ValueError):  # nobody reads our stderr any more: serving is more important than saying so
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        process.send_signal(number)
+
+
+def _ending(code: int) -> str:
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def clean_environment(ours: Mapping[str, str], prefix: str) -> dict[str, str]:
+    """Return this process's environment with all variables of the prefix replaced by ours."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(prefix)}
+    return kept | dict(ours) | {"PYTHONUNBUFFERED": "1"}

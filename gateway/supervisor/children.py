@@ -1,0 +1,73 @@
+"""The children's entry points: read the configuration, run until told to leave, return an exit code.
+
+* A child leaves in order on SIGTERM, and at once where its supervisor is gone.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+import uvloop
+
+from gateway.config import Config
+from gateway.supervisor import lifeline
+
+
+class Told:
+    """What a child was told: to leave in order, or to leave now."""
+
+    def __init__(self) -> None:
+        self.leave = asyncio.Event()
+        self.now = asyncio.Event()
+
+    def leave_now(self) -> None:
+        """Leave without finishing what can be done another time."""
+        self.now.set()
+        self.leave.set()
+
+
+def run_child(name: str, config: Config, lifeline_fd: int, socket_fd: int) -> int:
+    """Run the child of that name; return its exit code."""
+    _log_to_stderr(config)
+    if name == "clickhouse":
+        from gateway.clickhouse_server import serve
+
+        return serve(config.directory / "clickhouse", config.clickhouse_port, lifeline_fd)
+    if name == "gateway":
+        from gateway.supervisor.gateway import serve_devices
+
+        listening = socket.socket(fileno=socket_fd)
+        return _until_told(lambda told: serve_devices(config, listening, told.leave), config, lifeline_fd)
+    from gateway.supervisor.warehouse import fill_warehouse
+
+    return _until_told(lambda told: fill_warehouse(config, told, catch_up=True), config, lifeline_fd)
+
+
+def consume_warehouse(config: Config) -> int:
+    """Run the warehouse consumer without a supervisor, until SIGTERM or SIGINT."""
+    from gateway.supervisor.warehouse import fill_warehouse
+
+    _log_to_stderr(config)
+    return _until_told(lambda told: fill_warehouse(config, told, catch_up=False), config, None)
+
+
+def _until_told(body: Callable[[Told], Coroutine[Any, Any, None]], config: Config, lifeline_fd: int | None) -> int:
+    async def main() -> None:
+        told, loop = Told(), asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, told.leave.set)
+        loop.add_signal_handler(signal.SIGINT, told.leave.set)
+        if lifeline_fd is not None:
+            lifeline.watch(lifeline_fd, partial(loop.call_soon_threadsafe, told.leave_now), config.grace_seconds)
+        await body(told)
+
+    uvloop.run(main())
+    return 0
+
+
+def _log_to_stderr(config: Config) -> None:
+    logging.basicConfig(level=config.log_level.upper(), stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")

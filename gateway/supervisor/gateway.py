@@ -1,0 +1,58 @@
+"""The gateway's process: the log, the store's snapshot and the application on the socket that the supervisor holds.
+
+* Told to leave, it takes no new connections, answers the requests in work, and closes the log last.
+"""
+
+import asyncio
+import gc
+import socket
+from contextlib import AsyncExitStack
+from typing import Final
+
+from aiohttp import web
+
+from gateway.app import create_app
+from gateway.config import Config
+from gateway.publish.embedded import EmbeddedLog
+from gateway.releases.snapshot import SnapshotKeeper
+from gateway.releases.store import Store
+
+# The supervisor gives the gateway half of the grace: requests must be over before that, so that the log can be closed.
+_DRAIN_SHARE: Final = 0.4
+# A batch's objects die young and hold no cycles; the default of 700 would scan them in vain at every third request.
+_COLLECT_EVERY: Final = 50_000
+
+
+async def serve_devices(config: Config, listening: socket.socket, leave: asyncio.Event) -> None:
+    """Answer devices on the listening socket until `leave` is set. Raises what its parts raise at the start."""
+    async with AsyncExitStack() as stack:
+        log = await EmbeddedLog.open(
+            config.directory / "log", max_bytes=config.log_max_bytes, max_pending_bytes=config.log_pending_max_bytes
+        )
+        stack.push_async_callback(log.close)
+        store = Store.open(config.store_address)
+        snapshots = await SnapshotKeeper.open(
+            store,
+            refresh_seconds=config.refresh_seconds,
+            inline_bytes=config.inline_bytes,
+            base_url=config.artifact_base_url,
+        )
+        stack.push_async_callback(snapshots.close)
+        runner = web.AppRunner(
+            create_app(config, sink=log, snapshots=snapshots, store=store),
+            auto_decompress=False,
+            access_log=None,
+            shutdown_timeout=config.grace_seconds * _DRAIN_SHARE,
+        )
+        stack.push_async_callback(runner.cleanup)
+        await runner.setup()
+        await web.SockSite(runner, listening).start()
+        _settle_memory()
+        await leave.wait()
+
+
+def _settle_memory() -> None:
+    """Take all that was loaded at the start out of the collector's sight, and let it look less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_EVERY, 20, 100)
