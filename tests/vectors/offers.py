@@ -1,0 +1,311 @@
+"""Write `schemas/vectors/offers.json` and `buckets.json`: what the gateway tells which device, and by which hash.
+
+* `python tests/vectors/offers.py` writes the files again; a test compares them with what this makes.
+* Offers are stated here by hand; buckets and arms are computed from the contract's words with nothing but hashlib:
+  never taken from the code that they judge.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+DIRECTORY: Final = Path(__file__).resolve().parents[2] / "schemas" / "vectors"
+
+Json = dict[str, Any]
+
+
+def release(number: int, sdk: str, inputs: list[str]) -> Json:
+    artifact, packed = (sha256(f"{kind} of release {number}".encode()).hexdigest() for kind in ("artifact", "xz"))
+    return {
+        "release": number,
+        "format": "mlmodel",
+        "sha256": artifact,
+        "size": 7671,
+        "sdk": sdk,
+        "inputs": inputs,
+        "parameters": {"threshold": 0.6, "explore": 0.05},
+        "downloads": [
+            {"encoding": "identity", "path": f"artifacts/{artifact}", "size": 7671},
+            {"encoding": "xz", "path": f"artifacts/{packed}", "size": 1980},
+        ],
+    }
+
+
+def device_id(number: int) -> str:
+    digits = sha256(f"device {number}".encode()).hexdigest()
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:32]))
+
+
+def leading_bits(*parts: str) -> int:
+    """The first 8 bytes of the SHA-256 of the parts joined by 0x1F, big-endian."""
+    return int.from_bytes(sha256("\x1f".join(parts).encode()).digest()[:8], "big")
+
+
+def fraction(bits: int) -> float:
+    return (bits // 2**11) / 2**53
+
+
+def three_arms(*weights: float) -> list[Json]:
+    named = zip(("champion", "challenger", "baseline"), (41, 42, "none"), weights, strict=True)
+    return [{"name": name, "use": use, "weight": weight} for name, use, weight in named]
+
+
+def bucket_case(salt: str, device: str) -> Json:
+    bits = leading_bits(salt, device)
+    return {"salt": salt, "device": device, "first_8_bytes": f"{bits:016x}", "bucket": fraction(bits)}
+
+
+def arm_case(salt: str, device: str, arms: list[Json]) -> Json:
+    place, end, chosen = fraction(leading_bits(salt, device, "arm")), 0.0, ""
+    for arm in arms:
+        if arm["weight"] > 0 and not (chosen and place < end):
+            end, chosen = end + arm["weight"], arm["name"]
+    return {"salt": salt, "device": device, "place": place, "arms": arms, "arm": chosen}
+
+
+def buckets() -> Json:
+    about = (
+        "bucket: SHA-256 of the UTF-8 text salt + 0x1F + device; of its first 8 bytes, big-endian, the upper 53 bits "
+        "as a fraction of 2^53, which every double holds exactly. A device is in while bucket < exposure. arm: "
+        "the same of salt + 0x1F + device + 0x1F + 'arm' is the device's place; the weights are added up in list order, "
+        "arms of weight 0 left out, and the first arm whose sum is above the place is the device's; the last one takes "
+        "what rounding leaves."
+    )
+    salts = ("upsell-9", "", "Größe 📱", "a" * 200)
+    weights = ((0.45, 0.45, 0.1), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 0.5, 0.5), (0.33, 0.33, 0.34))
+    return {
+        "about": about,
+        "buckets": [bucket_case(salt, device_id(n)) for salt in salts for n in range(8)],
+        "arms": [arm_case("upsell-9", device_id(n), three_arms(*w)) for w in weights for n in range(8)],
+    }
+
+
+def device_where(wanted: Callable[[float, float], bool], salt: str = "upsell-9") -> str:
+    """Return the first device whose bucket and whose place among the arms are as wanted."""
+    for number in range(100_000):
+        device = device_id(number)
+        if wanted(fraction(leading_bits(salt, device)), fraction(leading_bits(salt, device, "arm"))):
+            return device
+    raise LookupError("no such device among the first 100,000")
+
+
+BOTH: Final = ["battery_level", "charging"]
+CATALOGUE: Final[Json] = {
+    "type": "catalogue/v1",
+    "app": "shop",
+    "model": "upsell",
+    "number": 17,
+    "issued_at": 1_795_334_400_000,
+    "expires_at": 1_803_110_400_000,
+    "floor": 40,
+    "releases": [
+        release(39, "", []),
+        release(40, "", ["battery_level"]),
+        release(41, ">=2.3", BOTH),
+        release(42, ">=2.3,<4", BOTH),
+        release(43, ">=3", [*BOTH, "items_viewed"]),
+    ],
+}
+CHALLENGER: Final = device_where(lambda bucket, place: bucket < 0.05 and 0.45 <= place < 0.9)
+CHAMPION: Final = device_where(lambda bucket, place: bucket < 0.05 and place < 0.45)
+BASELINE: Final = device_where(lambda bucket, place: bucket < 0.05 and place >= 0.9)
+OUTSIDE: Final = device_where(lambda bucket, place: bucket >= 0.5)
+
+
+def rollout(**changes: Any) -> Json:
+    whole: Json = {
+        "rollout": 9,
+        "revision": 3,
+        "app": "shop",
+        "model": "upsell",
+        "state": "running",
+        "salt": "upsell-9",
+        "arms": three_arms(0.45, 0.45, 0.1),
+        "exposure": 0.05,
+        "otherwise": 41,
+    }
+    return {**whole, **changes}
+
+
+def offer(
+    name: str, expect: Json, *, rollout: Json | None = None, signals: list[str] | None = BOTH, **device: Any
+) -> Json:
+    """One case. `device` overrides what the device says; `use`, `previous` and `seen` are its `have`."""
+    have = {"catalogue": device.pop("seen", 17), "use": device.pop("use", 41)}
+    if "previous" in device:
+        have["previous"] = device.pop("previous")
+    said = {"device": OUTSIDE, "sdk": "2.3.0", "app_version": "5.1.0", "os": "iOS 19.1", "locale": "de_AT", **device}
+    said |= {"have": {"upsell": have}} | ({"signals": {"upsell": signals}} if signals is not None else {})
+    return {"name": name, "rollout": rollout, "device": said, "expect": expect}
+
+
+def told(
+    use: int | str, arm: str = "", rollout: int = 0, *, news: bool = False, inline: int = 0, said: bool = True
+) -> Json:
+    """What is expected: `use` in the reply where `said`, the catalogue where `news`, the bytes of release `inline`."""
+    expect: Json = {"told": {"use": use, "arm": arm, "rollout": rollout}, "catalogue": news}
+    if said:
+        expect["use"] = use
+    packed = [d["path"][10:] for r in CATALOGUE["releases"] if r["release"] == inline for d in r["downloads"]][1:]
+    return {**expect, "inline": packed}
+
+
+def plain_offers() -> Iterator[Json]:
+    yield offer("nothing new", told(42, said=False), use=42)
+    yield offer("the newest that fits", told(42, inline=42))
+    yield offer("what the device still has as its previous one is not sent again", told(42), previous=42)
+    yield offer(
+        "a catalogue that the device has not seen comes along", told(42, news=True, inline=42), seen=3, use="bundled"
+    )
+    yield offer("a newer catalogue than ours is not contradicted", told(7, said=False), seen=18, use=7)
+    yield offer("a newer SDK gets the newer release", told(43, inline=43), sdk="3.0", signals=[*BOTH, "items_viewed"])
+    yield offer("a release whose inputs are not sent is not offered", told(42, inline=42), sdk="3.0")
+    yield offer("the order of the inputs that are sent does not matter", told(42, inline=42), signals=BOTH[::-1])
+    yield offer(
+        "a device that does not say what it sends is not restricted", told(43, inline=43), sdk="3.0", signals=None
+    )
+    yield offer("a device that sends nothing can run nothing with inputs", told("bundled"), signals=[])
+    yield offer("an older SDK gets the older release", told(40, inline=40), sdk="2.2.9")
+    yield offer("an unreadable SDK version meets only the empty specifier", told(40, inline=40), sdk="dev")
+    yield offer("an SDK above an upper bound gets the newest below it", told(41, said=False), sdk="4.0")
+    yield offer(
+        "a release below the floor is not offered though it is listed", told("bundled"), sdk="1.0", signals=["x"]
+    )
+    unknown = offer("a model without a catalogue is not spoken of", {"told": None, "catalogue": False, "inline": []})
+    unknown["device"]["have"] = {"churn": {"catalogue": 0, "use": "bundled"}}
+    yield unknown
+
+
+def rollout_offers() -> Iterator[Json]:
+    inside = told(42, "challenger", 9, inline=42)
+    otherwise = told(41, "", 9, said=False)
+    yield offer("inside the exposure, the challenger", inside, rollout=rollout(), device=CHALLENGER)
+    yield offer("inside, the champion", told(41, "champion", 9, said=False), rollout=rollout(), device=CHAMPION)
+    yield offer("inside, the baseline runs nothing", told("none", "baseline", 9), rollout=rollout(), device=BASELINE)
+    yield offer("outside the exposure, otherwise", otherwise, rollout=rollout())
+    yield offer("at exposure 1 nobody is outside", inside, rollout=rollout(exposure=1.0), device=CHALLENGER)
+    yield offer("at exposure 0 nobody is inside", otherwise, rollout=rollout(exposure=0.0), device=CHALLENGER)
+    yield offer("a newer release than the rollout's is nobody's", otherwise, rollout=rollout(), sdk="3.0", signals=None)
+    paused, back = rollout(state="paused"), rollout(state="rolled_back")
+    yield offer(
+        "paused: who runs the arm's release stays",
+        told(42, "challenger", 9, said=False),
+        rollout=paused,
+        device=CHALLENGER,
+        use=42,
+    )
+    yield offer("paused: who does not yet, does not enter", otherwise, rollout=paused, device=CHALLENGER)
+    yield offer(
+        "rolled back: everyone on otherwise", told(41, "", 9, inline=41), rollout=back, device=CHALLENGER, use=42
+    )
+    yield offer(
+        "rolled back: the previous one is still there",
+        told(41, "", 9),
+        rollout=back,
+        device=CHALLENGER,
+        use=42,
+        previous=41,
+    )
+    yield offer(
+        "rolled back: the baseline comes back too",
+        told(41, "", 9, inline=41),
+        rollout=back,
+        device=BASELINE,
+        use="none",
+    )
+    done = rollout(state="complete", otherwise=42)
+    yield offer(
+        "complete: everyone on otherwise", told(42, "", 9, inline=42), rollout=done, device=BASELINE, use="none"
+    )
+    yield offer("otherwise may be the bundled one", told("bundled", "", 9), rollout=rollout(otherwise="bundled"))
+    yield offer("the catalogue's news comes along", told(41, "", 9, news=True, said=False), rollout=rollout(), seen=16)
+    yield from unfit_offers()
+    yield from target_offers()
+
+
+def unfit_offers() -> Iterator[Json]:
+    yield offer(
+        "an arm's release does not fit: the newest that fits, not newer",
+        told(41, "challenger", 9, said=False),
+        rollout=rollout(),
+        device=CHALLENGER,
+        sdk="4.0",
+    )
+    yield offer(
+        "otherwise does not fit: an older one, never a newer one",
+        told(40, "", 9, inline=40),
+        rollout=rollout(),
+        sdk="2.2",
+    )
+    yield offer("nothing fits: the bundled one", told("bundled", "", 9), rollout=rollout(), sdk="2.2", signals=[])
+    newer: Json = {"rollout": rollout(state="rolled_back", otherwise=43), "device": CHALLENGER, "use": 42}
+    yield offer(
+        "rolled back: what stands in for otherwise is not what an arm was trying", told(40, "", 9, inline=40), **newer
+    )
+    below = rollout(otherwise=39)
+    yield offer("otherwise below the floor is not obeyed", told("bundled", "", 9), rollout=below)
+    unlisted = rollout(arms=[{"name": "challenger", "use": 99, "weight": 1.0}])
+    yield offer(
+        "an arm's release that is not listed: the newest that fits",
+        told(42, "challenger", 9, inline=42),
+        rollout=unlisted,
+        device=CHALLENGER,
+    )
+
+
+def target_offers() -> Iterator[Json]:
+    reached, missed = told(42, "challenger", 9, inline=42), told(41, "", 9, said=False)
+    targets: list[tuple[str, Json, Mapping[str, Any], bool]] = [
+        ("the SDK", {"sdk": ">=2.3"}, {}, True),
+        ("another SDK", {"sdk": ">=2.4"}, {}, False),
+        ("the app's version", {"app_version": ">=5,<6"}, {}, True),
+        ("another app version", {"app_version": "<5"}, {}, False),
+        ("an app version that is not said", {"app_version": ">=5"}, {"app_version": ""}, False),
+        ("the system and its version", {"os": "iOS >=17"}, {}, True),
+        ("the system alone", {"os": "iOS"}, {}, True),
+        ("a version alone", {"os": ">=17"}, {}, True),
+        ("the system's name in another case", {"os": "ios >=17"}, {}, True),
+        ("a system with a space in its name", {"os": "Wear OS >=4"}, {"os": "Wear OS 5.1"}, True),
+        ("another system", {"os": "Android >=13"}, {}, False),
+        ("another system whose name begins the same", {"os": "iOS >=17"}, {"os": "iOSish 19"}, False),
+        ("an older system", {"os": "iOS >=17"}, {"os": "iOS 16.7.2"}, False),
+        ("a system that says no version", {"os": "iOS >=17"}, {"os": "iOS"}, False),
+        ("a system that is not said", {"os": "iOS"}, {"os": ""}, False),
+        ("the locale", {"locale": ["fr_FR", "de_AT"]}, {}, True),
+        ("the locale's language", {"locale": ["de"]}, {}, True),
+        ("the locale in the other spelling", {"locale": ["de-AT"]}, {}, True),
+        ("another region", {"locale": ["de_CH"]}, {}, False),
+        ("another language that begins the same", {"locale": ["d"]}, {}, False),
+        ("a locale that is not said", {"locale": ["de"]}, {"locale": ""}, False),
+        ("all at once", {"sdk": ">=2", "app_version": ">=5", "os": "iOS >=17", "locale": ["de"]}, {}, True),
+        ("all but one", {"sdk": ">=2", "app_version": ">=5", "os": "iOS >=17", "locale": ["fr"]}, {}, False),
+    ]
+    for name, target, device, hits in targets:
+        yield offer(
+            f"target: {name}",
+            reached if hits else missed,
+            rollout=rollout(target=target),
+            **{"device": CHALLENGER, **device},
+        )
+
+
+def offers() -> Json:
+    about = (
+        "The gateway holds `catalogue` (and, where it is not null, the case's `rollout`) for the model upsell; every "
+        "xz download rides inline. A device says what stands in `device`. `expect`: `told` goes on the log (null: "
+        "the model is not spoken of); `use` is in the reply only where it stands here; `catalogue` says whether it is "
+        "sent; `inline` are the SHA-256 of the bytes that ride along. paused keeps no list of who is in: a device that "
+        "runs what its arm would run is in. complete and rolled_back put everyone on otherwise."
+    )
+    return {"about": about, "catalogue": CATALOGUE, "cases": [*plain_offers(), *rollout_offers()]}
+
+
+def rendered(vectors: Json) -> str:
+    return json.dumps(vectors, indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    (DIRECTORY / "offers.json").write_text(rendered(offers()), encoding="utf-8")
+    (DIRECTORY / "buckets.json").write_text(rendered(buckets()), encoding="utf-8")
