@@ -1,0 +1,137 @@
+"""One device of the fleet: a real client with its own directory, behind its own radio, in its user's hands."""
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Self
+
+import aiohttp
+
+from gateway.client.bundled import Bundled
+from gateway.client.client import Client
+from gateway.client.clock import Clock, ScaledClock
+from gateway.client.fleet.calendar import Calendar
+from gateway.client.fleet.life import Life, Tally
+from gateway.client.fleet.phones import Phone
+from gateway.client.fleet.radio import Meter, Radio
+from gateway.client.fleet.reports import DeviceReport
+from gateway.client.fleet.shoppers import MODEL
+from gateway.client.runtimes import Runtime
+
+
+@dataclass(frozen=True)
+class Install:
+    """What every install of the app has in common."""
+
+    app_key: str
+    url: str
+    root_keys: tuple[bytes, ...]
+    bundled: Mapping[str, Bundled]
+    runtime: Runtime
+
+
+class Device:
+    """An install on a phone. Open it, `live`, `settle`, close it."""
+
+    def __init__(
+        self,
+        install: Install,
+        phone: Phone,
+        directory: Path,
+        *,
+        calendar: Calendar,
+        connector: aiohttp.BaseConnector,
+        meter: Meter,
+        tally: Tally,
+    ) -> None:
+        self.phone = phone
+        self.why_unsettled = ""
+        self._install = install
+        self._directory = directory
+        self._tally = tally
+        self._connector = connector
+        self._radio = Radio(meter, Random(f"radio {directory}"), has_percent_bug=phone.has_percent_bug)  # noqa: S311
+        start_ms = calendar.device_ms + int(phone.clock_error_seconds * 1000)
+        self._clock: Clock = ScaledClock(calendar.rate, start_ms)
+        self._open = AsyncExitStack()
+
+    async def open(self, seed: int) -> Self:
+        """Open the client; a directory used before is gone on with."""
+        # A session of its own costs little and carries the radio; the connections are everyone's.
+        session = aiohttp.ClientSession(connector=self._connector, connector_owner=False, middlewares=(self._radio,))
+        await self._open.enter_async_context(session)
+        self._client = await self._open.enter_async_context(self._make_client(session, seed))
+        # What it has produced so far is part of the seed, so that a life that goes on does not repeat itself.
+        dice = Random(f"life {seed} {self.phone.index} {self._client.ledger.produced}")  # noqa: S311 - a seeded draw
+        self._life = Life(self.phone, self._client, self._radio, self._clock, dice, self._tally)
+        return self
+
+    async def close(self) -> None:
+        """Close the client and its session."""
+        await self._open.aclose()
+
+    async def live(self) -> None:
+        """Live the user's life until cancelled."""
+        await self._life.live()
+
+    async def settle(self, patience_seconds: float) -> None:
+        """Come to the front with good network and flush until nothing waits and no update is under way.
+
+        What is left undone after that many of the device's seconds stays in `why_unsettled`.
+        """
+        self._radio.online = True
+        until = self._clock.monotonic() + patience_seconds
+        contact_ms = self._client.status().contact_ms
+        await self._client.foreground()
+        while True:
+            await self._client.flush()
+            self.why_unsettled = self._unsettled(contact_ms)
+            if not self.why_unsettled or self._clock.monotonic() > until:
+                return
+            await self._clock.sleep(30.0)
+
+    def report(self) -> DeviceReport:
+        """Say what runs and what waits."""
+        status = self._client.status()
+        return DeviceReport(
+            device=status.device,
+            sdk=self.phone.sdk,
+            app_version=self.phone.app_version,
+            release=status.models[MODEL].release,
+            produced=status.ledger.produced,
+            dropped=status.ledger.dropped,
+            queued=status.queued_events,
+            unsettled=self.why_unsettled,
+        )
+
+    def _unsettled(self, contact_before_ms: int) -> str:
+        status = self._client.status()
+        model = status.models[MODEL]
+        if status.contact_ms == contact_before_ms:
+            return "the gateway has not answered"
+        if status.queued_events or status.frozen_batch is not None:
+            return f"{status.queued_events} events still wait"
+        if model.use not in (model.release, model.source):
+            return f"told to use {model.use}, runs {model.release} ({model.source})"
+        return ""
+
+    def _make_client(self, session: aiohttp.ClientSession, seed: int) -> Client:
+        install, phone = self._install, self.phone
+        return Client(
+            install.app_key,
+            install.url,
+            install.root_keys,
+            directory=self._directory,
+            bundled=install.bundled,
+            runtime=install.runtime,
+            sdk=phone.sdk,
+            app_version=phone.app_version,
+            os=phone.os,
+            hardware=phone.hardware,
+            locale=phone.locale,
+            clock=self._clock,
+            dice=Random(f"client {seed} {phone.index}"),  # noqa: S311 - a seeded draw, no secret
+            session=session,
+        )

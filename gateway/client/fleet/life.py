@@ -1,0 +1,123 @@
+"""A user's life with the app: launches, sessions, decisions and what came of them, offline at times.
+
+* The app does what an app does: it never waits for the network before it decides, reports an outcome as soon as the
+  user has answered (now and then only at the next launch), and says when it leaves the front.
+"""
+
+import asyncio
+from random import Random
+from typing import Final
+
+from msgspec import Struct
+
+from gateway.client.client import Client, Predicted
+from gateway.client.clock import Clock
+from gateway.client.fleet.phones import Phone, seconds_to_launch
+from gateway.client.fleet.radio import Radio
+from gateway.client.fleet.shoppers import (
+    DISMISSED,
+    MODEL,
+    ORGANIC_SHARE,
+    PRICE,
+    PURCHASED,
+    Moment,
+    first_moment,
+    next_moment,
+    purchase_probability,
+)
+
+# The flush policy was simulated with these (device facts): a session in seventeen has no network.
+OFFLINE_SESSIONS: Final = 0.06
+# A journey or an empty data plan: no network for days.
+OFFLINE_SPELLS: Final = 0.005
+_SPELL_SECONDS: Final = (0.5 * 86_400.0, 2 * 86_400.0)
+_DECISIONS: Final = (1, 2, 3, 4, 5)
+_ANSWER_SECONDS: Final = (2.0, 25.0)
+_ANSWERED_LATER: Final = 0.05
+_HOUR: Final = 3600.0
+
+
+class Tally(Struct):
+    """What a fleet's users did."""
+
+    launches: int = 0
+    polls: int = 0
+    decisions: int = 0
+    asked: int = 0
+    bought: int = 0
+    outcomes: int = 0
+
+
+class Life:
+    """One user with one phone."""
+
+    def __init__(self, phone: Phone, client: Client, radio: Radio, clock: Clock, dice: Random, tally: Tally) -> None:
+        self._phone = phone
+        self._client = client
+        self._radio = radio
+        self._clock = clock
+        self._dice = dice
+        self._tally = tally
+        self._offline_until = 0.0
+        self._answered_later: list[tuple[int, str, float]] = []
+
+    async def live(self) -> None:
+        """Open the app now and then, until cancelled: as when the system kills an app, at any moment."""
+        while True:
+            await self._clock.sleep(seconds_to_launch(self._phone, self._clock.now_ms() / 1000, self._dice))
+            await self.session()
+
+    async def session(self) -> None:
+        """Open the app, use it for a while, leave it."""
+        self._find_network()
+        self._tally.launches += 1
+        async with asyncio.TaskGroup() as beside:
+            beside.create_task(self._client.foreground())
+            seconds = await self._use_app()
+        self._tally.polls += self._radio.online * (1 + int(seconds // _HOUR))
+        await self._client.background()
+
+    async def _use_app(self) -> float:
+        """Come to moments of decision. Return how long the session was."""
+        for number, label, value in self._answered_later:
+            self._report(number, label, value)
+        self._answered_later.clear()
+        moment, since = first_moment(self._dice), 0.0
+        for _ in range(self._dice.choice(_DECISIONS)):
+            await self._clock.sleep(moment.session_seconds - since)
+            since = moment.session_seconds
+            await self._decide(moment)
+            moment = next_moment(moment, self._dice)
+        return since
+
+    async def _decide(self, moment: Moment) -> None:
+        predicted = self._client.predict(MODEL, moment._asdict())
+        self._tally.decisions += 1
+        self._tally.asked += predicted.decision
+        await self._clock.sleep(self._dice.uniform(*_ANSWER_SECONDS))
+        answer = self._answer(moment, predicted)
+        if answer is None or not predicted.id:
+            return
+        if self._dice.random() < _ANSWERED_LATER:
+            self._answered_later.append((predicted.id, *answer))
+        else:
+            self._report(predicted.id, *answer)
+
+    def _answer(self, moment: Moment, predicted: Predicted) -> tuple[str, float] | None:
+        """Draw what the user does, asked or not, from the truth. Nothing is reported of one who is not asked."""
+        roll = self._dice.random()
+        chance = purchase_probability(moment) * (1.0 if predicted.decision else ORGANIC_SHARE)
+        if roll < chance:
+            return PURCHASED.lower(), PRICE
+        return (DISMISSED.lower(), 0.0) if predicted.decision else None
+
+    def _report(self, number: int, label: str, value: float) -> None:
+        self._client.outcome(number, MODEL, label, value)
+        self._tally.outcomes += 1
+        self._tally.bought += label == PURCHASED.lower()
+
+    def _find_network(self) -> None:
+        now = self._clock.monotonic()
+        if self._dice.random() < OFFLINE_SPELLS:
+            self._offline_until = now + self._dice.uniform(*_SPELL_SECONDS)
+        self._radio.online = now >= self._offline_until and self._dice.random() >= OFFLINE_SESSIONS

@@ -1,0 +1,90 @@
+"""What a fleet has done so far, and what the usual way of doing it would have cost."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from gateway.client.fleet.life import Tally
+from gateway.client.fleet.radio import Meter
+
+
+class DeviceReport(Struct, frozen=True, kw_only=True):
+    """One device: what it runs and what it still has to say; `unsettled` says what it waits for, empty when done."""
+
+    device: str
+    sdk: str
+    app_version: str
+    release: int
+    produced: int
+    dropped: dict[str, int]
+    queued: int
+    unsettled: str = ""
+
+
+class FleetReport(Struct, frozen=True, kw_only=True):
+    """A fleet's totals. Counts of events are since install; requests, bytes and decisions since the process began.
+
+    * produced = queued + dropped + what the gateway has taken, when nothing is on its way.
+    * `usual_requests`: one request for every decision (its outcome in it), one poll for news at every launch that has
+      network, and one for every hour in the foreground.
+    """
+
+    devices: int
+    device_days: float
+    launches: int
+    decisions: int
+    asked: int
+    bought: int
+    produced: int
+    dropped: dict[str, int]
+    queued: int
+    requests: int
+    flushes: int
+    downloads: int
+    lost_requests: int
+    problem_answers: int
+    bytes_sent: int
+    usual_requests: int
+    releases: dict[str, int]
+    unsettled: int
+    each: list[DeviceReport] = []
+
+    @property
+    def requests_per_device_day(self) -> float:
+        """What this fleet's phones asked of their radios."""
+        return self.requests / self.device_days if self.device_days else 0.0
+
+    @property
+    def usual_requests_per_device_day(self) -> float:
+        """What they would have asked the usual way."""
+        return self.usual_requests / self.device_days if self.device_days else 0.0
+
+
+def fleet_report(devices: Iterable[DeviceReport], device_days: float, tally: Tally, meter: Meter) -> FleetReport:
+    """Add up."""
+    each = list(devices)
+    dropped: Counter[str] = Counter()
+    for device in each:
+        dropped.update(device.dropped)
+    return FleetReport(
+        devices=len(each),
+        device_days=device_days,
+        launches=tally.launches,
+        decisions=tally.decisions,
+        asked=tally.asked,
+        bought=tally.bought,
+        produced=sum(device.produced for device in each),
+        dropped=dict(dropped),
+        queued=sum(device.queued for device in each),
+        requests=meter.requests,
+        flushes=meter.flushes,
+        downloads=meter.downloads,
+        lost_requests=meter.lost,
+        problem_answers=meter.problems,
+        bytes_sent=meter.bytes_sent,
+        usual_requests=tally.decisions + tally.polls,
+        releases=dict(Counter(str(device.release) for device in each)),
+        unsettled=sum(1 for device in each if device.unsettled),
+        each=each,
+    )
