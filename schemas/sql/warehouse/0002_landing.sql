@@ -102,10 +102,10 @@ SELECT
     JSONExtract(landing.offer, 'Map(LowCardinality(String), Tuple(use String, arm String, rollout UInt64))') AS offer,
     document, already_batch, already_events, digest,
     multiIf(
-        throwIf(strict AND landing.reason = '' AND NOT same, 'unreadable'), '',
+        throwIf(strict AND landing.reason = '' AND NOT same, 'unreadable_record'), '',
         landing.reason != '', landing.reason,
         same, '',
-        'unreadable') AS reason,
+        'unreadable_record') AS reason,
     encoding,
     d.sent_at AS sent_at, d.seq AS seq, d.sdk AS sdk, d.app_version AS app_version, d.os AS os,
     d.hardware AS hardware, d.locale AS locale, d.ledger.produced AS produced, d.ledger.dropped AS dropped,

@@ -1,0 +1,72 @@
+"""Bring the warehouse's tables to the version this code expects: numbered SQL from `schemas/`, applied at start.
+
+* Every statement can run twice and in two consumers at once (`IF NOT EXISTS`), so there is no lock to lose.
+* What was applied is recorded in the table `migrations`. A newer version than ours is left alone: changes only add.
+* Retention is a setting, so it is not history: it is compared, and altered where it differs, at every start.
+"""
+
+import logging
+import re
+from importlib import resources
+from typing import Final
+
+from clickhouse_connect.driver.asyncclient import AsyncClient
+
+_log = logging.getLogger(__name__)
+
+_FILE: Final = re.compile(r"(\d{4})_(\w+)\.sql")
+_VERSIONS: Final = """
+    CREATE TABLE IF NOT EXISTS migrations
+        (version UInt32, name String, applied_at DateTime64(3, 'UTC') DEFAULT now64(3))
+    ENGINE = MergeTree ORDER BY version
+    SETTINGS non_replicated_deduplication_window = 1000, fsync_after_insert = 1, fsync_part_directory = 1
+"""
+
+
+async def apply(client: AsyncClient, retention_days: int) -> None:
+    """Create the client's database and everything in it that is not there yet, and set how long rows are kept."""
+    database = str(client.database or "default")
+    await client.command(f"CREATE DATABASE IF NOT EXISTS {_quoted(database)}", use_database=False)
+    await client.command(_VERSIONS)
+    applied = {int(row[0]) for row in (await client.query("SELECT version FROM migrations")).result_rows}
+    for version, name, text in _migrations():
+        if version not in applied:
+            await _apply_one(client, version, name, text.replace("{retention_days}", str(retention_days)))
+    await _keep_for(client, retention_days)
+
+
+def _migrations() -> list[tuple[int, str, str]]:
+    found = []
+    for file in (resources.files("schemas") / "sql" / "warehouse").iterdir():
+        match = _FILE.fullmatch(file.name)
+        if match:
+            found.append((int(match[1]), match[2], file.read_text(encoding="utf-8")))
+    return sorted(found)
+
+
+async def _apply_one(client: AsyncClient, version: int, name: str, text: str) -> None:
+    _log.info("warehouse: applying %04d_%s", version, name)
+    for statement in text.split(";\n"):
+        if statement.strip():
+            await client.command(statement)
+    await client.command(
+        "INSERT INTO migrations (version, name) SELECT {version:UInt32}, {name:String}",
+        parameters={"version": version, "name": name},
+        settings={"insert_deduplication_token": f"migration:{version}"},
+    )
+
+
+async def _keep_for(client: AsyncClient, retention_days: int) -> None:
+    found = await client.query(
+        "SELECT name, extract(engine_full, 'toIntervalDay\\\\((\\\\d+)\\\\)') FROM system.tables "
+        "WHERE database = currentDatabase() AND engine LIKE '%MergeTree' AND engine_full LIKE '%TTL%'"
+    )
+    for table, days in found.result_rows:
+        if days != str(retention_days):
+            _log.info("warehouse: %s keeps rows for %d days from now on, not %s", table, retention_days, days)
+            ttl = f"toDateTime(received_at) + toIntervalDay({retention_days:d})"
+            await client.command(f"ALTER TABLE {_quoted(str(table))} MODIFY TTL {ttl}")
+
+
+def _quoted(name: str) -> str:
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"

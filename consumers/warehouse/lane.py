@@ -1,0 +1,211 @@
+"""Carry one lane of the log into the warehouse, range by range; every failure ends in the same place, the newest plan.
+
+* There is one way back: after a crash, an outage or a lost race, `resume` looks at the newest plan and finishes it.
+* A retry never trusts what an earlier try reported: it asks every table what is missing and writes just that.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from msgspec.structs import replace
+
+from consumers.source import Source, SourceError
+from consumers.warehouse.plans import Lane, Plan
+from consumers.warehouse.settings import Progress, WarehouseSettings
+from consumers.warehouse.tables import Away, Rejected, Superseded, Tables, Unreadable
+from schemas.records import StoredRecord
+
+_log = logging.getLogger(__name__)
+
+# How often a replay asks what is missing and writes it. Twice is enough unless rows vanish: they expire at once where
+# the log is older than the warehouse's retention.
+_REPLAY_TRIES: Final = 3
+
+Observer = Callable[[Progress], None]
+
+
+class Item(Protocol):
+    """A record made ready."""
+
+    @property
+    def expected(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+
+
+class Cargo(Protocol):
+    """What is particular to a topic: how its records become rows, and which of them are stored already."""
+
+    @property
+    def table(self) -> str: ...
+    @property
+    def structure(self) -> str: ...
+    def read(self, lane: Lane, record: StoredRecord, safe: bool, now_ms: int) -> Any: ...
+    async def missing(self, tables: Tables, items: Sequence[Any], again: bool) -> tuple[list[bytes], int]: ...
+
+
+class LogBehind(Exception):
+    """The log ends before a range that was planned from it: it was restored from an older copy."""
+
+
+class LaneConsumer:
+    """One lane's consumer. `run` until stopped; the steps are methods of their own so that tests can stop between."""
+
+    def __init__(
+        self,
+        lane: Lane,
+        source: Source,
+        tables: Tables,
+        cargo: Cargo,
+        settings: WarehouseSettings,
+        observe: Observer,
+    ) -> None:
+        self._lane, self._source, self._tables, self._cargo = lane, source, tables, cargo
+        self._settings, self._observe = settings, observe
+        self._safe = False
+        self.progress = Progress(lane.topic, lane.partition, 0, 0)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Take range after range until stopped; what fails is tried again for ever, later and later."""
+        failures = 0
+        while not stop.is_set():
+            try:
+                next_offset = await self.resume()
+                while not stop.is_set():
+                    next_offset, full = await self.advance(next_offset)
+                    failures = 0
+                    if not full:
+                        await _sleep(self._settings.poll_seconds, stop)
+            except Superseded as reason:
+                _log.warning("%s: another consumer is further (%s)", self._lane, reason)
+            except Unreadable as reason:
+                _log.warning("%s: a document reads differently there, rendering the range anew: %s", self._lane, reason)
+                self._safe = True
+            except (Away, Rejected, SourceError, LogBehind) as reason:
+                # Whatever a server rejects, rows rendered anew are the ones most likely to please it.
+                self._safe = self._safe or isinstance(reason, Rejected)
+                failures += 1
+                await self._wait(failures, reason, stop)
+
+    async def _wait(self, failures: int, reason: Exception, stop: asyncio.Event) -> None:
+        longest = min(self._settings.backoff_seconds * 2.0 ** min(failures - 1, 30), self._settings.backoff_max_seconds)
+        seconds = longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, guards nothing
+        _log.warning("%s: trying again in %.1f s: %s", self._lane, seconds, reason)
+        self._tell(retries=self.progress.retries + 1, trouble=str(reason))
+        await _sleep(seconds, stop)
+
+    async def resume(self) -> int:
+        """Finish the newest plan if its position was not kept, and return the next offset to take."""
+        plan = await self._tables.newest_plan(self._lane)
+        position = await self._source.position(self._lane.topic, self._lane.partition)
+        if plan is None:
+            return position
+        if await self._source.end(self._lane.topic, self._lane.partition) <= plan.last:
+            raise LogBehind(f"the log ends before {plan.token}: was it restored from an older copy?")
+        if position <= plan.last:
+            await self.write(plan, await self._read_planned(plan), again=True)
+            await self.commit(plan)
+        return plan.last + 1
+
+    async def advance(self, first: int) -> tuple[int, bool]:
+        """Plan, write and commit the next range; return the next offset and whether the range was full."""
+        records = await self._source.read(
+            self._lane.topic,
+            self._lane.partition,
+            first,
+            max_records=self._settings.range_records,
+            max_bytes=self._settings.range_bytes,
+        )
+        if not records:
+            await self._tell_lag(first)
+            return first, False
+        items = await asyncio.to_thread(self._read, records, bounded=True)
+        last = records[len(items) - 1].offset
+        plan = await self._tables.claim(Plan(self._lane, first, last))
+        if plan.last != last:
+            items = await self._read_planned(plan)
+        await self.write(plan, items, again=False)
+        await self.commit(plan)
+        full = len(items) < len(records) or len(records) == self._settings.range_records
+        return plan.last + 1, full
+
+    def _read(self, records: Sequence[StoredRecord], *, bounded: bool) -> list[Item]:
+        """Make records ready, in order; where bounded, stop before they are more than a range may hold."""
+        items: list[Item] = []
+        size_bytes = events = 0
+        now_ms = time.time_ns() // 1_000_000
+        for record in records:
+            item: Item = self._cargo.read(self._lane, record, self._safe, now_ms)
+            size_bytes += item.size_bytes
+            events += item.expected
+            over = size_bytes > self._settings.range_bytes or events > self._settings.range_events
+            if bounded and over and items:
+                break
+            items.append(item)
+        return items
+
+    async def _read_planned(self, plan: Plan) -> list[Item]:
+        """Read exactly the plan's range. What the log no longer has is skipped, and said."""
+        items: list[Item] = []
+        first = plan.first
+        while first <= plan.last:
+            records = await self._source.read(
+                self._lane.topic,
+                self._lane.partition,
+                first,
+                max_records=min(plan.last - first + 1, self._settings.range_records),
+                max_bytes=self._settings.range_bytes,
+            )
+            planned = [record for record in records if record.offset <= plan.last]
+            items += await asyncio.to_thread(self._read, planned, bounded=False)
+            first = planned[-1].offset + 1 if planned else plan.last + 1
+        if len(items) < plan.last - plan.first + 1:
+            _log.warning("%s: the log holds only %d records of %s", self._lane, len(items), plan.token)
+        return items
+
+    async def write(self, plan: Plan, items: Sequence[Item], *, again: bool) -> None:
+        """Store what the tables do not have of the range; on return they have all of it, once."""
+        resends = 0
+        for tried in range(_REPLAY_TRIES if again else 1):
+            rows, resends = await self._cargo.missing(self._tables, items, again)
+            if not rows:
+                break
+            # A token that was answered and left nothing behind is spent; what is still missing needs another.
+            token = f"{plan.token}+{tried}" if tried else plan.token
+            await self._tables.insert(plan, self._cargo.table, self._cargo.structure, b"".join(rows), token)
+        else:
+            if again:
+                _log.error("%s: rows of %s do not stay: are they older than the retention?", self._lane, plan.token)
+        self._safe = False
+        self._tell(
+            records=self.progress.records + len(items),
+            resends=self.progress.resends + resends,
+            ranges=self.progress.ranges + 1,
+            trouble="",
+        )
+
+    async def commit(self, plan: Plan) -> None:
+        """Keep the position after the range: the log may trim it now."""
+        next_offset = plan.last + 1
+        await self._source.commit(self._lane.topic, self._lane.partition, next_offset)
+        await self._tell_lag(next_offset)
+
+    async def _tell_lag(self, next_offset: int) -> None:
+        end = await self._source.end(self._lane.topic, self._lane.partition)
+        self._tell(next_offset=next_offset, lag=max(end - next_offset, 0))
+
+    def _tell(self, **changes: int | str) -> None:
+        self.progress = replace(self.progress, **changes)
+        self._observe(self.progress)
+
+
+async def _sleep(seconds: float, stop: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        pass

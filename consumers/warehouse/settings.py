@@ -1,0 +1,39 @@
+"""What an operator chooses about the warehouse consumer, and what it says about itself."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class WarehouseSettings(Struct, frozen=True, kw_only=True):
+    """Bounds of a range and of the waiting; the defaults suit one machine."""
+
+    range_records: Annotated[int, Meta(ge=1, le=100_000)] = 2000
+    # Both as read from the log and inflated: a consumer holds about three times this.
+    range_bytes: Annotated[int, Meta(ge=KIB)] = 16 * MIB
+    # A range is one block in ClickHouse, and a block stands in its memory.
+    range_events: Annotated[int, Meta(ge=1, le=1_000_000)] = 200_000
+    poll_seconds: Annotated[float, Meta(gt=0)] = 0.2
+    retention_days: Annotated[int, Meta(ge=1)] = 90
+    timeout_seconds: Annotated[float, Meta(gt=0)] = 60.0
+    backoff_seconds: Annotated[float, Meta(gt=0)] = 0.2
+    backoff_max_seconds: Annotated[float, Meta(gt=0)] = 10.0
+    stop_seconds: Annotated[float, Meta(ge=0)] = 10.0
+
+
+class Progress(Struct, frozen=True):
+    """How far a lane is: `lag` counts records not yet stored, the rest counts since this process started."""
+
+    topic: str
+    partition: int
+    next_offset: int
+    lag: int
+    records: int = 0
+    resends: int = 0
+    unreadable: int = 0
+    ranges: int = 0
+    retries: int = 0
+    trouble: str = ""

@@ -1,0 +1,192 @@
+"""Reach ClickHouse, the only module here that does: plans, questions about what is stored, and the fenced insert.
+
+* An insert is one block, read, parsed and written by one thread, so that its parts are the same at every replay.
+* An insert is fenced: the server refuses it once a later range of its lane is planned (see the package's argument).
+* Errors are four: nobody answered (`Away`), the server said no (`Rejected`), a document is not what it seems
+  (`Unreadable`), another consumer is further (`Superseded`).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final
+
+import aiohttp
+from clickhouse_connect.driver.asyncclient import AsyncClient
+from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
+from clickhouse_connect.driver.external import ExternalData
+
+from consumers.warehouse import rowbinary as rb
+from consumers.warehouse.plans import Lane, Origin, Plan
+
+BatchKey = tuple[str, str, str]  # app, device, batch
+
+# More rows than any range holds: whatever the server's defaults, a range is never cut into several blocks.
+_ONE_BLOCK: Final = 1_000_000_000
+_INSERT_SETTINGS: Final[dict[str, Any]] = {
+    "async_insert": 0,
+    "deduplicate_blocks_in_dependent_materialized_views": 1,
+    "materialized_views_ignore_errors": 0,
+    "max_block_size": _ONE_BLOCK,
+    "max_insert_block_size": _ONE_BLOCK,
+    "max_insert_threads": 1,
+    "max_partitions_per_insert_block": 0,
+    "max_threads": 1,
+    "min_insert_block_size_bytes": 0,
+    "min_insert_block_size_rows": _ONE_BLOCK,
+    "parallel_view_processing": 0,
+}
+_LANE: Final = "log = {log:String} AND topic = {topic:String} AND partition = {partition:UInt32}"
+_FENCE: Final = f"throwIf((SELECT max(first) FROM plans WHERE {_LANE}) != {{first:UInt64}}, 'superseded')"  # noqa: S608 - constants
+
+
+class Away(Exception):
+    """Nobody answered, or not in time: the same again later may work, and what was asked may still happen."""
+
+
+class Rejected(Exception):
+    """The server answered with an error."""
+
+
+class Unreadable(Rejected):
+    """A strict insert held a document that the server reads differently from the gateway; nothing was written."""
+
+
+class Superseded(Exception):
+    """A later range of this lane is planned: another consumer has finished this one."""
+
+
+class Tables:
+    """The warehouse as its consumer sees it."""
+
+    def __init__(self, client: AsyncClient, timeout_seconds: float) -> None:
+        self._client = client
+        self._timeout_seconds = timeout_seconds
+
+    async def newest_plan(self, lane: Lane) -> Plan | None:
+        """Return the last plan of the lane's chain."""
+        return await self._newest(lane, 0)
+
+    async def claim(self, plan: Plan) -> Plan:
+        """Plan a range unless one that starts there is planned already; return the one that counts.
+
+        Raises `Superseded` where the chain has gone on.
+        """
+        async with self._bounded():
+            await self._client.command(
+                "INSERT INTO plans (log, topic, partition, first, last) "
+                "SELECT {log:String}, {topic:String}, {partition:UInt32}, {first:UInt64}, {last:UInt64}",
+                parameters={**_parameters(plan.lane), "first": plan.first, "last": plan.last},
+                settings={"insert_deduplication_token": plan.key, "async_insert": 0},
+            )
+        winner = await self._newest(plan.lane, plan.first)
+        if winner is None:
+            raise Rejected(f"the plan {plan.token} is not there after its insert")
+        if winner.first != plan.first:
+            raise Superseded(f"{plan.token} by {winner.token}")
+        return winner
+
+    async def _newest(self, lane: Lane, first: int) -> Plan | None:
+        async with self._bounded():
+            found = await self._client.query(
+                f"SELECT first, last FROM plans WHERE {_LANE} AND first >= {{first:UInt64}} "  # noqa: S608 - constants
+                "ORDER BY first DESC, _block_number LIMIT 1",
+                parameters={**_parameters(lane), "first": first},
+            )
+        return Plan(lane, *found.result_rows[0]) if found.result_rows else None
+
+    async def batch_origins(self, keys: Collection[BatchKey]) -> dict[BatchKey, set[Origin]]:
+        """Return where the batches that are stored already came from."""
+        found: dict[BatchKey, set[Origin]] = {}
+        if not keys:
+            return found
+        question = (
+            "SELECT app, device, batch, log, topic, partition, offset FROM batches WHERE (app, device, batch) IN wanted"
+        )
+        for app, device, batch, *origin in await self._ask(question, _batch_keys(keys)):
+            found.setdefault((app, str(device), str(batch)), set()).add(Origin(*origin))
+        return found
+
+    async def batches_with_events(self, keys: Collection[BatchKey], received_ms: tuple[int, int]) -> set[BatchKey]:
+        """Return which batches, received within the two times, have rows in `events`."""
+        lowest, highest = (f"fromUnixTimestamp64Milli(toInt64({ms:d}), 'UTC')" for ms in received_ms)
+        question = (
+            "SELECT DISTINCT app, device, batch FROM events "  # noqa: S608 - numbers only
+            "WHERE (app, device, batch) IN wanted "
+            f"AND received_at BETWEEN {lowest} AND {highest}"
+        )
+        return {(app, str(device), str(batch)) for app, device, batch in await self._ask(question, _batch_keys(keys))}
+
+    async def letter_origins(self, digests: Collection[bytes]) -> dict[bytes, set[Origin]]:
+        """Return where the dead letters that are stored already came from."""
+        found: dict[bytes, set[Origin]] = {}
+        if not digests:
+            return found
+        wanted = ExternalData(
+            file_name="wanted", data=b"".join(digests), fmt="RowBinary", structure="digest FixedString(16)"
+        )
+        question = "SELECT hex(digest), log, topic, partition, offset FROM dead_letters WHERE digest IN wanted"
+        for digest, *origin in await self._ask(question, wanted):
+            found.setdefault(bytes.fromhex(digest), set()).add(Origin(*origin))
+        return found
+
+    async def _ask(self, question: str, wanted: ExternalData) -> Sequence[Sequence[Any]]:
+        async with self._bounded():
+            return (await self._client.query(question, external_data=wanted)).result_rows
+
+    async def insert(self, plan: Plan, table: str, structure: str, rows: bytes, token: str) -> None:
+        """Write a range's rows (RowBinary) as one block. Raises `Superseded` or `Unreadable` besides the usual two."""
+        async with self._bounded():
+            await self._client.command(
+                f"INSERT INTO {table} SELECT * FROM input('{structure}') "  # noqa: S608 - constants
+                f"WHERE NOT {_FENCE} FORMAT RowBinary",
+                parameters={**_parameters(plan.lane), "first": plan.first},
+                data=rows,
+                settings={
+                    **_INSERT_SETTINGS,
+                    "insert_deduplication_token": token,
+                    # A write that outlives its consumer must end soon, or the fence would say nothing about it.
+                    "max_execution_time": self._timeout_seconds,
+                },
+            )
+
+    def _bounded(self) -> AbstractAsyncContextManager[None]:
+        return answered(self._timeout_seconds)
+
+
+@asynccontextmanager
+async def answered(timeout_seconds: float) -> AsyncIterator[None]:
+    """Bound a question to the server, and turn whatever goes wrong with it into this module's errors."""
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            yield
+    except TimeoutError as error:
+        raise Away(f"no answer within {timeout_seconds:g} s") from error
+    except DatabaseError as error:
+        raise _named(error) from error
+    except (ClickHouseError, aiohttp.ClientError, OSError) as error:
+        raise Away(_first_line(error)) from error
+
+
+def _parameters(lane: Lane) -> dict[str, Any]:
+    return {"log": lane.log, "topic": lane.topic, "partition": lane.partition}
+
+
+def _batch_keys(keys: Collection[BatchKey]) -> ExternalData:
+    data = b"".join(rb.text(app) + rb.uuid(device) + rb.uuid(batch) for app, device, batch in keys)
+    return ExternalData(file_name="wanted", data=data, fmt="RowBinary", structure="app String, device UUID, batch UUID")
+
+
+def _named(error: DatabaseError) -> Exception:
+    text = str(error)
+    if isinstance(error, OperationalError) and "DB::Exception" not in text:  # the client's word for a broken connection
+        return Away(_first_line(error))
+    if "DB::Exception: superseded" in text:
+        return Superseded(_first_line(error))
+    if "DB::Exception: unreadable" in text:
+        return Unreadable(_first_line(error))
+    return Rejected(_first_line(error))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or repr(error)).splitlines()[0][:500]
