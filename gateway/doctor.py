@@ -101,7 +101,7 @@ async def _directory(config: Config) -> Finding:
     directory = config.directory
     if not directory.exists():
         parent = _existing(directory)
-        if not os.access(parent, os.W_OK | os.X_OK):
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
             return Finding("data", "fail", f"{directory} cannot be made in {parent}", "choose another with --data")
         return Finding("data", "warn", f"{directory} does not exist yet", "`backhaul serve` makes it")
     if not directory.is_dir() or not os.access(directory, os.W_OK | os.X_OK):
@@ -121,9 +121,10 @@ async def _disk(config: Config) -> Finding:
 
 async def _fsync(config: Config) -> Finding:
     directory = _existing(config.directory)
-    if not os.access(directory, os.W_OK):
-        return Finding("fsync", "warn", f"cannot be measured: {directory} is not writable", "see data")
-    median_ms = await asyncio.to_thread(_fsync_ms, directory)
+    try:
+        median_ms = await asyncio.to_thread(_fsync_ms, directory)
+    except OSError as error:
+        return Finding("fsync", "fail", f"cannot be measured in {directory}: {error.strerror}", "see data and disk")
     text = f"{median_ms:.1f} ms (median of {_FSYNCS})"
     if median_ms > _SLOW_FSYNC_MS:
         return Finding("fsync", "warn", text, "put the data directory on a faster disk: every answer waits for one")

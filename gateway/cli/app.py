@@ -1,11 +1,10 @@
 """`backhaul app`: who may send, by app key."""
 
-import asyncio
 from argparse import Namespace
 
 from gateway.cli.options import Nouns, add_command, add_noun, configuration, now_ms
 from gateway.cli.printing import moment, note, show, show_table
-from gateway.cli.storing import storing
+from gateway.cli.storing import with_store
 
 
 def register(nouns: Nouns) -> None:
@@ -26,15 +25,15 @@ def register(nouns: Nouns) -> None:
 def _create(arguments: Namespace) -> int:
     from gateway.releases.apps import create_app
 
-    with storing(configuration(arguments)) as store:
-        return _show_key(arguments, asyncio.run(create_app(store, arguments.name, now_ms())))
+    key = with_store(configuration(arguments), lambda store: create_app(store, arguments.name, now_ms()))
+    return _show_key(arguments, key)
 
 
 def _add_key(arguments: Namespace) -> int:
     from gateway.releases.apps import add_key
 
-    with storing(configuration(arguments)) as store:
-        return _show_key(arguments, asyncio.run(add_key(store, arguments.name, now_ms())))
+    key = with_store(configuration(arguments), lambda store: add_key(store, arguments.name, now_ms()))
+    return _show_key(arguments, key)
 
 
 def _show_key(arguments: Namespace, key: str) -> int:
@@ -46,8 +45,7 @@ def _show_key(arguments: Namespace, key: str) -> int:
 def _list(arguments: Namespace) -> int:
     from gateway.releases.apps import list_apps
 
-    with storing(configuration(arguments)) as store:
-        apps = asyncio.run(list_apps(store))
+    apps = with_store(configuration(arguments), list_apps)
     if arguments.json:
         show(arguments, apps, "")
         return 0
@@ -59,7 +57,7 @@ def _list(arguments: Namespace) -> int:
 def _revoke(arguments: Namespace) -> int:
     from gateway.releases.apps import revoke_key
 
-    with storing(configuration(arguments)) as store:
-        asyncio.run(revoke_key(store, arguments.name, arguments.key, now_ms()))
+    config, name, key = configuration(arguments), arguments.name, arguments.key
+    with_store(config, lambda store: revoke_key(store, name, key, now_ms()))
     show(arguments, {"app": arguments.name, "revoked": True}, "revoked; gateways refuse it after their next refresh")
     return 0

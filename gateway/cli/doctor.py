@@ -1,6 +1,5 @@
 """`backhaul doctor`: what is well, what is not, what to do."""
 
-import asyncio
 from argparse import Namespace
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +20,8 @@ def register(nouns: Nouns) -> None:
 
 
 def _doctor(arguments: Namespace) -> int:
+    import asyncio
+
     from gateway.config import ConfigError
     from gateway.doctor import Finding
 

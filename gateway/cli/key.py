@@ -11,7 +11,9 @@ from gateway.cli.printing import show
 def register(nouns: Nouns) -> None:
     """Add the noun and its verbs."""
     verbs = add_noun(nouns, "key", "keys that sign releases")
-    generate = add_command(verbs, "generate", _generate, "make an Ed25519 key pair: FILE and FILE.pub")
+    generate = add_command(
+        verbs, "generate", _generate, "make an Ed25519 key pair: FILE and FILE.pub", configured=False
+    )
     generate.add_argument("file", metavar="FILE", type=Path)
 
 

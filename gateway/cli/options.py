@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
@@ -27,12 +27,19 @@ class Parser(ArgumentParser):
 
 
 def add_command(
-    nouns: Nouns, name: str, run: Callable[[Namespace], int], help_text: str, *, prints: bool = True
+    nouns: Nouns,
+    name: str,
+    run: Callable[[Namespace], int],
+    help_text: str,
+    *,
+    configured: bool = True,
+    prints: bool = True,
 ) -> ArgumentParser:
     """Add a command with the shared flags; the caller adds its own."""
     command: ArgumentParser = nouns.add_parser(name, help=help_text, description=help_text, allow_abbrev=False)
-    command.add_argument("--data", metavar="DIR", help="the data directory (default: backhaul-data)")
-    command.add_argument("--config", metavar="FILE", type=Path, help="a TOML file of configuration keys")
+    if configured:
+        command.add_argument("--data", metavar="DIR", help="the data directory (default: backhaul-data)")
+        command.add_argument("--config", metavar="FILE", type=Path, help="a TOML file of configuration keys")
     if prints:
         command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=run)
@@ -51,6 +58,27 @@ def configuration(arguments: Namespace) -> "Config":
 
     flags = {"data": arguments.data, "listen": getattr(arguments, "listen", None)}
     return load(flags, os.environ, arguments.config)
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers from `least` up."""
+
+    def read(text: str) -> int:
+        number = int(text)
+        if number < least:
+            raise ArgumentTypeError(f"{number} is below {least}")
+        return number
+
+    read.__name__ = "whole number"  # argparse says it: invalid whole number value
+    return read
+
+
+def seconds(text: str) -> float:
+    """Read a positive number of seconds."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ArgumentTypeError(f"{text} is not a positive number of seconds")
+    return number
 
 
 def now_ms() -> int:

@@ -1,13 +1,17 @@
 """`backhaul release`: sign and publish model releases, and list them."""
 
-import asyncio
 from argparse import Namespace
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway.cli.options import Nouns, add_command, add_noun, configuration, now_ms
 from gateway.cli.printing import moment, show, show_table
-from gateway.cli.storing import storing
+from gateway.cli.storing import with_store
+
+if TYPE_CHECKING:
+    from gateway.releases.store import Store
+    from schemas.releases import Catalogue
 
 
 def register(nouns: Nouns) -> None:
@@ -43,26 +47,26 @@ def _publish(arguments: Namespace) -> int:
     from gateway.releases.keys import load_private, load_public
     from gateway.releases.publish import publish_release
 
-    with storing(configuration(arguments)) as store:
-        catalogue = asyncio.run(
-            publish_release(
-                store,
-                app=arguments.app,
-                model=arguments.model,
-                file=arguments.file,
-                sdk=arguments.sdk,
-                signing_key=load_private(arguments.sign),
-                now_ms=now_ms(),
-                threshold=arguments.threshold,
-                explore=arguments.explore,
-                inputs=[name.strip() for name in arguments.inputs.split(",") if name.strip()],
-                format=arguments.format,
-                release=arguments.release,
-                floor=arguments.floor,
-                expires_in_days=arguments.expires_in_days,
-                trusted=[load_public(path) for path in arguments.trust],
-            )
+    def publish(store: "Store") -> "Coroutine[Any, Any, Catalogue]":
+        return publish_release(
+            store,
+            app=arguments.app,
+            model=arguments.model,
+            file=arguments.file,
+            sdk=arguments.sdk,
+            signing_key=load_private(arguments.sign),
+            now_ms=now_ms(),
+            threshold=arguments.threshold,
+            explore=arguments.explore,
+            inputs=[name.strip() for name in arguments.inputs.split(",") if name.strip()],
+            format=arguments.format,
+            release=arguments.release,
+            floor=arguments.floor,
+            expires_in_days=arguments.expires_in_days,
+            trusted=[load_public(path) for path in arguments.trust],
         )
+
+    catalogue = with_store(configuration(arguments), publish)
     number, newest = catalogue.number, catalogue.releases[0]
     data = {"app": catalogue.app, "model": catalogue.model, "catalogue": number, "release": newest.release}
     text = f"published {catalogue.app}/{catalogue.model} release {newest.release} in catalogue {number}"
@@ -73,8 +77,8 @@ def _publish(arguments: Namespace) -> int:
 def _list(arguments: Namespace) -> int:
     from gateway.releases.publish import list_releases
 
-    with storing(configuration(arguments)) as store:
-        catalogues = asyncio.run(list_releases(store, arguments.app, arguments.model))
+    app, model = arguments.app, arguments.model
+    catalogues = with_store(configuration(arguments), lambda store: list_releases(store, app, model))
     if arguments.json:
         show(arguments, catalogues, "")
         return 0

@@ -1,8 +1,7 @@
 """The object store for commands, with its errors turned into a command's."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from gateway.cli.failures import CommandError, Unreachable
 
@@ -10,15 +9,21 @@ if TYPE_CHECKING:
     from gateway.config import Config
     from gateway.releases.store import Store
 
+T = TypeVar("T")
 
-@contextmanager
-def storing(config: "Config") -> "Iterator[Store]":
-    """Open the configured store. Raises `CommandError` where the store or a rule refuses."""
+
+def with_store(config: "Config", action: "Callable[[Store], Awaitable[T]]") -> T:
+    """Open the configured store and act on it. Raises `CommandError` where the store or a rule refuses."""
+    import asyncio
+
     from gateway.releases.errors import ReleaseError
     from gateway.releases.store import AlreadyExists, NotFound, Store, StoreError
 
+    async def act() -> T:
+        return await action(Store.open(config.store_address))
+
     try:
-        yield Store.open(config.store_address)
+        return asyncio.run(act())
     except ReleaseError as error:
         raise CommandError(str(error)) from error
     except AlreadyExists as error:
@@ -27,5 +32,3 @@ def storing(config: "Config") -> "Iterator[Store]":
         raise CommandError(f"{error}: it is not in the store {config.store_address}") from error
     except StoreError as error:
         raise Unreachable(f"{error}: check store_url ({config.store_address}) and its credentials") from error
-    except (ValueError, OSError) as error:
-        raise CommandError(str(error)) from error

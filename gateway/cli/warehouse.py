@@ -1,6 +1,5 @@
 """The warehouse for commands: where it is, and a client that may only read."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -20,6 +19,8 @@ _READ_ONLY: Final = {"readonly": "2"}
 
 def ask(config: "Config", question: "Callable[[AsyncClient], Awaitable[T]]") -> T:
     """Connect as a reader, ask, disconnect. Raises `CommandError`."""
+    import asyncio
+
     return asyncio.run(_ask(config, question))
 
 

@@ -19,6 +19,8 @@ from gateway.supervisor.children import Told
 from schemas.topics import TOPICS
 
 _CONSUMER: Final = "warehouse"
+# Of the grace: what a range in work may still take. The supervisor gives this process three tenths at least.
+_STOP_SHARE: Final = 0.15
 _LOOK_EVERY_SECONDS: Final = 0.2
 _NO_PROGRESS_SECONDS: Final = 2.0
 _CONNECT_AGAIN_SECONDS: Final = 0.5
@@ -43,11 +45,12 @@ async def fill_warehouse(config: Config, told: Told, *, catch_up: bool) -> None:
 
 def _settings(config: Config) -> WarehouseSettings:
     return WarehouseSettings(
-        database=config.clickhouse_database,
         range_records=config.warehouse_range_records,
+        range_events=config.warehouse_range_events,
         range_bytes=config.warehouse_range_bytes,
         poll_seconds=config.warehouse_poll_seconds,
         retention_days=config.retention_days,
+        stop_seconds=_STOP_SHARE * config.grace_seconds,
     )
 
 

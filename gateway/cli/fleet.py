@@ -1,0 +1,121 @@
+"""`backhaul fleet`: reference devices by the hundred against any gateway, for load and for tests."""
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.cli.failures import DONE, FAILED, CommandError, Unreachable
+from gateway.cli.options import Nouns, add_command, add_noun, seconds, whole
+from gateway.cli.printing import note, show, show_table
+
+if TYPE_CHECKING:
+    from gateway.client.fleet.reports import FleetReport
+
+
+def register(nouns: Nouns) -> None:
+    """Add the noun and its verbs."""
+    verbs = add_noun(nouns, "fleet", "simulated devices")
+    run = add_command(verbs, "run", _run, "let devices live for a while against a gateway", configured=False)
+    run.add_argument("--url", required=True, metavar="U", help="the gateway")
+    run.add_argument("--app-key", required=True, metavar="K")
+    run.add_argument("--public-key", required=True, metavar="FILE", type=Path, help="the key that signs the releases")
+    run.add_argument("--bundled", required=True, metavar="FILE", type=Path, help="the model in the app's bundle")
+    run.add_argument("--devices", type=whole(1), default=20, metavar="N", help="how many (20)")
+    run.add_argument("--seconds", type=seconds, default=20.0, metavar="S", help="how long (20)")
+    run.add_argument(
+        "--day-seconds", type=seconds, default=20.0, metavar="S", help="how long a device's day takes (20)"
+    )
+    run.add_argument("--seed", type=int, default=1, metavar="N", help="the same seed is the same users (1)")
+    run.add_argument("--data", type=Path, metavar="DIR", help="where the devices keep their state (default: nowhere)")
+
+
+def _run(arguments: Namespace) -> int:
+    import tempfile
+
+    if arguments.data is not None:
+        report = _lived(arguments, arguments.data)
+    else:
+        with tempfile.TemporaryDirectory(prefix="backhaul-fleet-") as directory:
+            report = _lived(arguments, Path(directory))
+    _print(arguments, report)
+    if report.unsettled:
+        note(f"{report.unsettled} devices still have something to say: is the gateway taking batches?")
+        return FAILED
+    return DONE
+
+
+def _lived(arguments: Namespace, directory: Path) -> "FleetReport":
+    import asyncio
+
+    from gateway.client.fleet.run import FleetOptions, bundled_upsell, run_fleet
+    from gateway.client.runtimes import BadModel
+    from gateway.releases.errors import ReleaseError
+    from gateway.releases.keys import load_public
+
+    try:
+        options = FleetOptions(
+            url=arguments.url,
+            app_key=arguments.app_key,
+            root_keys=(load_public(arguments.public_key),),
+            bundled=bundled_upsell(arguments.bundled),
+            directory=directory,
+            devices=arguments.devices,
+            seconds=arguments.seconds,
+            seed=arguments.seed,
+            day_seconds=arguments.day_seconds,
+        )
+        _check_reachable(arguments.url)
+        return asyncio.run(run_fleet(options, _watcher()))
+    except (ReleaseError, BadModel) as error:
+        raise CommandError(str(error)) from error
+    except OSError as error:
+        raise CommandError(f"cannot run the fleet: {error}") from error
+
+
+def _check_reachable(url: str) -> None:
+    from urllib.request import urlopen
+
+    try:
+        with urlopen(f"{url.rstrip('/')}/healthz", timeout=10):  # noqa: S310 - the user names the gateway
+            pass
+    except (OSError, ValueError) as error:
+        raise Unreachable(f"cannot reach the gateway at {url}: {error}: is it serving?") from error
+
+
+def _watcher() -> "Callable[[FleetReport], None] | None":
+    if not sys.stderr.isatty():
+        return None
+
+    def watch(report: "FleetReport") -> None:
+        sys.stderr.write(f"\r{report.decisions} decisions, {report.requests} requests, {report.queued} queued ")
+        sys.stderr.flush()
+
+    return watch
+
+
+def _print(arguments: Namespace, report: "FleetReport") -> None:
+    import msgspec
+
+    if arguments.json:
+        data = msgspec.to_builtins(report)
+        rates = {
+            "requests_per_device_day": report.requests_per_device_day,
+            "usual_requests_per_device_day": report.usual_requests_per_device_day,
+        }
+        return show(arguments, data | rates, "")
+    rows = [
+        ("devices", report.devices),
+        ("device-days", round(report.device_days, 1)),
+        ("decisions", report.decisions),
+        ("events produced", report.produced),
+        ("events dropped", sum(report.dropped.values())),
+        ("events queued", report.queued),
+        ("requests", report.requests),
+        ("requests per device-day", round(report.requests_per_device_day, 2)),
+        ("the usual way", round(report.usual_requests_per_device_day, 2)),
+        ("kilobytes sent", round(report.bytes_sent / 1000, 1)),
+        *((f"devices on release {release}", count) for release, count in sorted(report.releases.items())),
+    ]
+    return show_table(arguments, ("what", "value"), rows)

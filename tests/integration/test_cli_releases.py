@@ -1,0 +1,132 @@
+"""The commands for apps, keys and releases, on a real object store."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from gateway.cli import main
+
+MODELS = Path(__file__).resolve().parents[1] / "models"
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.chdir(tmp_path)
+
+    def _run(*words: object) -> Ran:
+        code = main([str(word) for word in words])
+        return Ran(code, *capsys.readouterr())
+
+    return _run
+
+
+@pytest.fixture
+def publish(run: Run) -> Callable[..., Ran]:
+    run("app", "create", "shop")
+    run("key", "generate", "release.pem")
+
+    def _publish(file: str = "upsell-1.mlmodel", *more: object) -> Ran:
+        words = ("--app", "shop", "--model", "upsell", "--file", MODELS / file, "--sdk", ">=2.3")
+        return run("release", "publish", *words, "--sign", "release.pem", *more)
+
+    return _publish
+
+
+def test_an_app_s_key_is_printed_once_and_alone(run: Run) -> None:
+    made = run("app", "create", "shop")
+    assert made.code == 0
+    assert made.out.startswith("shop.")
+    assert made.out.count("\n") == 1
+    key = made.out.strip()
+    stored = [path.read_text() for path in Path("backhaul-data/store").rglob("*") if path.is_file()]
+    assert stored
+    assert not any(key in text for text in stored)
+    assert key not in run("app", "list", "--json").out
+
+
+def test_an_app_that_exists_is_refused_in_one_line(run: Run) -> None:
+    run("app", "create", "shop")
+    again = run("app", "create", "shop")
+    assert (again.code, again.out) == (1, "")
+    assert again.err.startswith("backhaul: app 'shop' exists already")
+    assert again.err.count("\n") == 1
+
+
+def test_another_key_lets_the_first_be_revoked(run: Run) -> None:
+    first = run("app", "create", "shop").out.strip()
+    second = json.loads(run("app", "add-key", "shop", "--json").out)["key"]
+    assert second != first
+    assert run("app", "revoke", "shop", first).code == 0
+    [app] = json.loads(run("app", "list", "--json").out)
+    assert ["revoked_at" in key for key in app["keys"]] == [True, False]
+    assert run("app", "revoke", "shop", "shop.nonsense").code == 1
+
+
+def test_no_apps_is_no_error(run: Run) -> None:
+    assert run("app", "list") == (0, "", "no apps yet: backhaul app create NAME\n")
+    assert run("app", "list", "--json").out == "[]\n"
+
+
+def test_a_key_pair_is_private_and_never_overwritten(run: Run) -> None:
+    made = json.loads(run("key", "generate", "k.pem", "--json").out)
+    assert Path("k.pem").stat().st_mode & 0o777 == 0o600
+    assert (made["private"], made["public"]) == ("k.pem", "k.pem.pub")
+    again = run("key", "generate", "k.pem")
+    assert again.code == 1
+    assert again.err.count("\n") == 1
+
+
+def test_releases_are_numbered_and_listed_newest_first(run: Run, publish: Callable[..., Ran]) -> None:
+    assert publish().out == "published shop/upsell release 1 in catalogue 1\n"
+    second = json.loads(publish("upsell-2.mlmodel", "--threshold", 0.25, "--json").out)
+    assert (second["release"], second["catalogue"]) == (2, 2)
+    [catalogue] = json.loads(run("release", "list", "--app", "shop", "--json").out)
+    assert [release["release"] for release in catalogue["releases"]] == [2, 1]
+    assert catalogue["releases"][0]["parameters"]["threshold"] == 0.25
+    lines = run("release", "list").out.splitlines()
+    assert len(lines) == 3
+    assert run("release", "list", "--model", "other", "--json").out == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--sdk", "~=2"), "not a comparison"),
+        (("--file", "nothing.mlmodel"), "cannot read nothing.mlmodel"),
+        (("--file", "release.pem"), "is not a Core ML model"),
+        (("--sign", "release.pem.pub"), "is not a private key"),
+        (("--app", "nobody"), "there is no app 'nobody'"),
+        (("--threshold", "7"), "from 0 to 1"),
+    ],
+)
+def test_what_cannot_be_published_is_refused_in_one_line(
+    publish: Callable[..., Ran], more: tuple[str, str], said: str
+) -> None:
+    refused = publish("upsell-1.mlmodel", *more)
+    assert (refused.code, refused.out) == (1, "")
+    assert said in refused.err
+    assert refused.err.count("\n") == 1
+
+
+def test_a_store_that_cannot_be_reached_is_exit_code_3(run: Run) -> None:
+    refused = run("app", "list", "--data", "/proc/nowhere")
+    assert refused.code == 3
+    assert "check store_url" in refused.err
+
+
+def test_a_warehouse_that_is_not_served_is_exit_code_3(run: Run) -> None:
+    refused = run("sql", "SELECT 1")
+    assert refused.code == 3
+    assert "start `backhaul serve`" in refused.err
