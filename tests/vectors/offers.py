@@ -69,7 +69,7 @@ def buckets() -> Json:
     about = (
         "bucket: SHA-256 of the UTF-8 text salt + 0x1F + device; of its first 8 bytes, big-endian, the upper 53 bits "
         "as a fraction of 2^53, which every double holds exactly. A device is in while bucket < exposure. arm: "
-        "the same of salt + 0x1F + device + 0x1F + 'arm' is the device's place; the weights are added up in list order, "
+        "the same of salt + 0x1F + device + 0x1F + 'arm' is the device's place; weights are added up in list order, "
         "arms of weight 0 left out, and the first arm whose sum is above the place is the device's; the last one takes "
         "what rounding leaves."
     )
