@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from schemas.releases import Parameters
+from schemas.wire import MAX_SIGNALS
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,13 @@ class Bundled:
     parameters: Parameters
     inputs: Sequence[str]
     signals: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        missing = set(self.inputs) - set(self.carried)
+        if missing:
+            raise ValueError(f"inputs that are not among the signals: {sorted(missing)}")
+        if len(self.carried) > MAX_SIGNALS:
+            raise ValueError(f"more than {MAX_SIGNALS} signals")
 
     @cached_property
     def content(self) -> bytes:

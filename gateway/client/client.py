@@ -1,20 +1,45 @@
 """The face of the reference device client: predict, say what came of it, flush.
 
-* A prediction never touches the network and never raises because of the queue or the disk.
+* A prediction never touches the network, and never raises because of the queue, the disk or a model: the worst it can
+  do is to answer no (`source` "none").
+* What is recorded is on disk before the call returns; everything else happens behind it.
 """
 
+import asyncio
+import logging
+import math
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from time import perf_counter_ns
+from typing import Final, Self
 
 import aiohttp
 from msgspec import Struct
 
+from gateway.client.artifacts import Artifacts
 from gateway.client.bundled import Bundled, Limits
-from gateway.client.clock import Clock
+from gateway.client.clock import Clock, SystemClock
+from gateway.client.decision import decide
+from gateway.client.downloads import Downloads
+from gateway.client.envelope import Facts, compose
+from gateway.client.kept import Ground
+from gateway.client.policy import should_call
+from gateway.client.queue import Contents, Queue
+from gateway.client.running import NoAnswer
 from gateway.client.runtimes import Runtime
-from schemas.wire import Ledger, Source, Use
+from gateway.client.sender import Flushed, Sender
+from gateway.client.slot import Slot
+from gateway.client.storage import Storage, StorageFailed
+from gateway.client.timer import FlushTimer
+from gateway.client.transport import Transport
+from gateway.client.updates import Updates
+from gateway.client.verify import named_keys
+from schemas.wire import LARGEST_UINT32, Ledger, Outcome, Prediction, Source, Use
+
+logger = logging.getLogger(__name__)
+
+_LABEL_CHARACTERS: Final = 64
 
 
 class Predicted(Struct, frozen=True, gc=False):
@@ -29,7 +54,7 @@ class Predicted(Struct, frozen=True, gc=False):
 
 
 class ModelStatus(Struct, frozen=True):
-    """What runs of one model now, and what the last accepted catalogue and reply said."""
+    """What runs of one model now, as the device and as the gateway know it, and the newest catalogue accepted."""
 
     release: int
     source: Source
@@ -38,7 +63,7 @@ class ModelStatus(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
-    """A device at a glance."""
+    """A device at a glance. `wait_seconds` is how long nothing may be sent."""
 
     device: str
     queued_events: int
@@ -51,7 +76,12 @@ class Status(Struct, frozen=True):
 
 
 class Client:
-    """One install of an app."""
+    """One install of an app.
+
+    * `root_keys`: raw 32-byte Ed25519 public keys; a catalogue signed by any of them is believed.
+    * `positive`: per model, the label whose probability is the score; by default the last label in sorted order.
+    * `session`: shared by many clients if given, and then not closed here.
+    """
 
     def __init__(
         self,
@@ -73,46 +103,189 @@ class Client:
         session: aiohttp.ClientSession | None = None,
         limits: Limits | None = None,
     ) -> None:
-        raise NotImplementedError
+        self._app_key = app_key
+        self._url = url
+        self._keys = named_keys(root_keys)
+        self._directory = directory
+        self._bundled = dict(bundled)
+        self._runtime = runtime
+        self._positive = dict(positive or {})
+        self._clock: Clock = clock or SystemClock()
+        self._dice = dice or random.Random()  # noqa: S311 - spreads load and explores; guards nothing
+        self._given_session = session
+        self._limits = limits or Limits()
+        carried = {model: bundle.carried for model, bundle in self._bundled.items()}
+        self._facts = Facts(sdk, app_version, os, hardware, locale, carried)
 
     async def open(self) -> Self:
-        """Read the device's state, load its models and start the flush timer."""
-        raise NotImplementedError
+        """Read the device's state, load its models and start the flush timer. Needs no network."""
+        self._storage = await asyncio.to_thread(Storage, self._directory)
+        self._queue = Queue(self._storage, self._limits)
+        self._session = self._given_session or aiohttp.ClientSession()
+        artifacts = Artifacts(self._directory)
+        app = self._app_key.partition(".")[0]
+        self._ground = Ground(
+            app, self._facts.sdk, self._facts.os, self._keys, self._runtime, self._queue, artifacts, self._clock
+        )
+        self._slots = {
+            model: Slot(self._ground, model, bundle, self._positive.get(model))
+            for model, bundle in self._bundled.items()
+        }
+        await asyncio.to_thread(self._restore)
+        base_url = f"{self._url.rstrip('/')}/"
+        self._updates = Updates(
+            self._ground,
+            self._slots,
+            Downloads(self._session, base_url, artifacts, self._limits.request_seconds),
+        )
+        self._sender = self._make_sender()
+        self._timer = FlushTimer(self._sender, self._clock, self._dice, self._limits)
+        try:
+            queued = self._sender.restore()
+        except StorageFailed:
+            queued = 0
+        self._timer.start(queued)
+        return self
 
     async def close(self) -> None:
-        """Stop; everything kept is on disk already."""
-        raise NotImplementedError
+        """Stop. Everything that matters is on disk already."""
+        await self._timer.stop()
+        if self._session is not self._given_session:
+            await self._session.close()
+        self._storage.close()
 
     async def foreground(self) -> None:
-        """The app came to the front: flush when something waits or the last contact is older than the lease."""
-        raise NotImplementedError
+        """The app came to the front: flush when something waits or the last contact is older than the lease.
+
+        A little later than the call, so that devices woken together do not call together; nothing needs to wait for it.
+        """
+        self._timer.awake = True
+        if not self._should_call():
+            return
+        await self._clock.sleep(self._dice.uniform(0.0, self._limits.jitter_seconds))
+        await self.flush()
 
     async def background(self) -> None:
-        """The app leaves the front: flush what waits."""
-        raise NotImplementedError
+        """The app leaves the front: flush what waits, however little; the system may not let us run again."""
+        self._timer.awake = False
+        if self._should_call():
+            await self.flush()
 
     def predict(self, model: str, signals: Mapping[str, float | None]) -> Predicted:
-        """Decide. A signal that is missing or None is recorded as null, and the model is given 0.0 for it."""
-        raise NotImplementedError
+        """Decide. A signal that is missing, None or not finite is recorded as null, and counts as 0.0 for the model.
+
+        Raises KeyError for a model that the app did not name.
+        """
+        began = perf_counter_ns()
+        slot = self._slots[model]
+        known = {name: _finite(signals.get(name)) for name in slot.bundled.carried}
+        running = slot.running
+        try:
+            score = running.score(known)
+        except NoAnswer:
+            running, score = slot.answer_instead(known)
+        chosen = decide(score, running.parameters, self._dice.random)
+        carried = self._queue.carry(model, self._facts.carried[model])
+        event = Prediction(
+            id=0,
+            t=self._ground.now_ms(),
+            model=model,
+            release=running.release,
+            source=running.source,
+            score=score,
+            decision=chosen.yes,
+            explored=chosen.explored,
+            propensity=chosen.propensity,
+            latency_us=min((perf_counter_ns() - began) // 1000, LARGEST_UINT32),
+            signals=list(known.values()) if carried else [],
+        )
+        number, queued = self._queue.predicted(event, carried)
+        self._timer.added(queued)
+        return Predicted(number, score, chosen.yes, running.release, running.source, chosen.explored)
 
     def outcome(self, prediction: int, model: str, label: str, value: float = 0.0) -> None:
-        """Record what came of a prediction."""
-        raise NotImplementedError
+        """Record what came of a prediction; of one that was not recorded itself (id 0), nothing.
 
-    async def flush(self) -> str:
+        Raises ValueError for a label longer than 64 characters or a value that is not finite.
+        """
+        if len(label) > _LABEL_CHARACTERS or not math.isfinite(value):
+            raise ValueError(f"not an outcome: {label!r}, {value!r}")
+        if prediction > 0:
+            self._timer.added(self._queue.outcome(Outcome(prediction, self._ground.now_ms(), model, label, value)))
+
+    async def flush(self) -> Flushed:
         """Send what waits, in one request or more; an empty queue sends an empty batch: the update check."""
-        raise NotImplementedError
+        done = await self._sender.flush()
+        self._timer.waiting(self._sender.queued())
+        return done
 
     def status(self) -> Status:
-        raise NotImplementedError
+        """Tell how the device stands. Raises `StorageFailed`."""
+        standing, frozen = self._queue.standing(), self._queue.frozen()
+        return Status(
+            device=standing.device,
+            queued_events=standing.queued_events,
+            queued_bytes=standing.queued_bytes,
+            frozen_batch=None if frozen is None else frozen.batch,
+            contact_ms=standing.contact_ms,
+            wait_seconds=self._sender.wait_seconds(),
+            ledger=self.ledger,
+            models={
+                model: ModelStatus(slot.running.release, slot.running.source, slot.use(), slot.kept.state.number)
+                for model, slot in self._slots.items()
+            },
+        )
 
     @property
     def ledger(self) -> Ledger:
-        """Counts since install."""
-        raise NotImplementedError
+        """Counts since install. Raises `StorageFailed`."""
+        return self._queue.ledger()
 
     async def __aenter__(self) -> Self:
         return await self.open()
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    def _restore(self) -> None:
+        try:
+            states = self._storage.states()
+        except StorageFailed:
+            states = {}
+        for model, slot in self._slots.items():
+            slot.restore(states.get(model))
+
+    def _make_sender(self) -> Sender:
+        limits = self._limits
+        return Sender(
+            storage=self._storage,
+            queue=self._queue,
+            transport=Transport(
+                self._session,
+                self._url,
+                self._app_key,
+                seconds=limits.request_seconds,
+                reply_bytes=limits.reply_bytes,
+            ),
+            updates=self._updates,
+            compose=self._compose,
+            lock_path=self._directory / "send.lock",
+            clock=self._clock,
+            dice=self._dice,
+            limits=limits,
+        )
+
+    def _compose(self, contents: Contents) -> bytes:
+        return compose(contents, self._facts, self._updates.have(), self._ground.now_ms())
+
+    def _should_call(self) -> bool:
+        return should_call(
+            self._sender.flush_policy,
+            queued=self._sender.queued(),
+            now_ms=self._clock.now_ms(),
+            contact_ms=self._sender.contact_ms,
+        )
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None

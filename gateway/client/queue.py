@@ -68,6 +68,7 @@ class Queue:
         self._storage = storage
         self._limits = limits
         self._unwritten: Counter[str] = Counter()
+        self._carried: dict[tuple[int, str], int] = {}
 
     @contextmanager
     def writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
@@ -81,23 +82,27 @@ class Queue:
         self._unwritten -= owed  # only now is it certain
 
     def carry(self, model: str, names: Sequence[str]) -> int:
-        """Return the number under which these signal names are known; 0 when it cannot be written."""
+        """Return the number under which these signal names are known on disk; 0 when they cannot be written yet."""
+        known = self._carried.get((self._storage.generation, model))
+        if known is not None:
+            return known
         text = _encode(list(names)).decode()
         try:
             with self._storage.transaction() as tx:
                 tx.execute("INSERT INTO carried (model, names) VALUES (?, ?) ON CONFLICT DO NOTHING", (model, text))
                 row = tx.execute("SELECT id FROM carried WHERE model = ? AND names = ?", (model, text)).fetchone()
-                return int(row[0])
         except StorageFailed:
             return 0
+        self._carried[self._storage.generation, model] = int(row[0])
+        return int(row[0])
 
-    def predicted(self, make: Callable[[int], Prediction], carried: int) -> tuple[int, int]:
-        """Record a prediction made with its number. Return (number, events queued), the number 0 if it was lost."""
+    def predicted(self, event: Prediction, carried: int) -> tuple[int, int]:
+        """Number and record a prediction. Return (number, events queued), (0, 0) if it was lost."""
         try:
             with self.writing() as tx:
                 number = int(tx.execute("SELECT predictions + 1 FROM device").fetchone()[0])
                 tx.execute("UPDATE device SET predictions = ?", (number,))
-                queued = self.add(tx, make(number), prediction=number, carried=carried)
+                queued = self.add(tx, msgspec.structs.replace(event, id=number), prediction=number, carried=carried)
             return number, queued
         except StorageFailed as error:
             self._unwritten[error.reason] += 1
@@ -127,6 +132,11 @@ class Queue:
         if queued > self._limits.queue_events or size > self._limits.queue_bytes:
             return self._make_room(tx, queued, size)
         return int(queued)
+
+    def lose(self, reason: str, events: int) -> None:
+        """Count events that happened but could not be written."""
+        if events:
+            self._unwritten[reason] += events
 
     def freeze(self, compose: Callable[[Contents], bytes], most_events: int) -> Frozen:
         """Return the batch to send: the one already frozen, or the oldest events with a new one's identity.

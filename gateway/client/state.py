@@ -8,21 +8,19 @@
   cannot be loaded or answers wrongly is not tried again. Another SDK or system version starts afresh.
 """
 
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from schemas.releases import Catalogue, Release
-from schemas.wire import Have, Signature, Use
+from schemas.wire import CatalogueNews, Have, Signature, Use
 
 MOST_STARTS: Final = 2
 _MINUTE_MS: Final = 60_000
 _DAY_MS: Final = 86_400_000
 _LONGEST_QUARANTINE_MS: Final = 30 * _DAY_MS
 _MOST_FETCHES: Final = 6
-
-Running = Literal["active", "previous", "bundled", "none"]
 
 
 class Attempt(Struct, frozen=True, omit_defaults=True):
@@ -62,7 +60,11 @@ def attempt_of(state: ModelState, sha256: str, context: str) -> Attempt:
 
 
 def with_attempt(state: ModelState, sha256: str, attempt: Attempt) -> ModelState:
-    return msgspec.structs.replace(state, attempts={**state.attempts, sha256: attempt})
+    """Note what was tried; a clean slate is not worth keeping."""
+    others = {sha: kept for sha, kept in state.attempts.items() if sha != sha256}
+    if attempt != Attempt(attempt.context):
+        others[sha256] = attempt
+    return msgspec.structs.replace(state, attempts=others)
 
 
 def blocked(attempt: Attempt, now_ms: int) -> bool:
@@ -87,10 +89,12 @@ def quarantined(attempt: Attempt, now_ms: int) -> Attempt:
     return msgspec.structs.replace(attempt, starts=0, quarantines=attempt.quarantines + 1, until_ms=now_ms + pause)
 
 
-def fetch_failed(attempt: Attempt, now_ms: int) -> Attempt:
+def fetch_failed(attempt: Attempt, now_ms: int, *, wrong_bytes: bool) -> Attempt:
+    """Pause after a failed fetch; bytes that were wrong too often are not asked for again, a bad network always is."""
     fetches = attempt.fetches + 1
-    pause = min(_DAY_MS, _MINUTE_MS * 4 ** (fetches - 1))
-    return msgspec.structs.replace(attempt, fetches=fetches, until_ms=now_ms + pause, hopeless=fetches >= _MOST_FETCHES)
+    pause = min(_DAY_MS, _MINUTE_MS * 4 ** min(fetches - 1, 8))
+    hopeless = wrong_bytes and fetches >= _MOST_FETCHES
+    return msgspec.structs.replace(attempt, fetches=fetches, until_ms=now_ms + pause, hopeless=hopeless)
 
 
 def load_failed(attempt: Attempt) -> Attempt:
@@ -110,17 +114,15 @@ def current(catalogue: Catalogue | None, floor: int, kept: Release | None) -> Re
     return entry if entry is not None and kept is not None and entry.sha256 == kept.sha256 else None
 
 
-def accepted(
-    state: ModelState, catalogue: Catalogue, document: bytes, signatures: list[Signature], base_url: str
-) -> ModelState:
+def accepted(state: ModelState, catalogue: Catalogue, news: CatalogueNews, bundled_sha256: str) -> ModelState:
     """Take a verified catalogue: what it does not list, or puts below the floor, is gone from the state."""
     floor = max(state.floor, catalogue.floor)
-    known = {entry.sha256 for entry in catalogue.releases}
+    known = {entry.sha256 for entry in catalogue.releases} | {bundled_sha256}
     return msgspec.structs.replace(
         state,
-        document=document,
-        signatures=signatures,
-        base_url=base_url,
+        document=news.document,
+        signatures=news.signatures,
+        base_url=news.base_url,
         number=catalogue.number,
         floor=floor,
         active=current(catalogue, floor, state.active),
@@ -163,7 +165,8 @@ def kept_artifacts(state: ModelState) -> set[str]:
     return {kept.sha256 for kept in (state.active, state.previous, state.candidate) if kept is not None}
 
 
-def have(state: ModelState, running: Use) -> Have:
-    """Say what this device has, for the next batch."""
+def have(state: ModelState, catalogue: Catalogue | None, running: Use) -> Have:
+    """Say what this device has, for the next batch. A catalogue that it can no longer read must be sent again."""
     stored = [kept.release for kept in (state.active, state.previous) if kept is not None and kept.release != running]
-    return Have(catalogue=state.number, use=running, previous=stored[0] if stored else None)
+    number = 0 if catalogue is None else state.number
+    return Have(catalogue=number, use=running, previous=stored[0] if stored else None)

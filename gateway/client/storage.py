@@ -55,6 +55,14 @@ class StorageFailed(Exception):
         self.reason = reason
 
 
+def write_state(tx: sqlite3.Connection, model: str, state: bytes) -> None:
+    """Replace what is kept of a model."""
+    tx.execute(
+        "INSERT INTO models (model, state) VALUES (?, ?) ON CONFLICT (model) DO UPDATE SET state = excluded.state",
+        (model, state),
+    )
+
+
 class _Unusable(Exception):
     """A file that this client cannot use and must replace."""
 
@@ -65,6 +73,7 @@ class Storage:
     def __init__(self, directory: Path) -> None:
         self._path = directory / "device.db"
         self.kept = True
+        self.generation = 0  # rises when a damaged file is replaced: what was read from the old one no longer holds
         self._connection = self._open()
 
     @contextmanager
@@ -87,6 +96,16 @@ class Storage:
             if durable and connection is self._connection:
                 connection.execute("PRAGMA synchronous = NORMAL")
 
+    def states(self) -> dict[str, bytes]:
+        """Return what is kept of every model. Raises `StorageFailed`."""
+        with self.transaction() as tx:
+            return dict(tx.execute("SELECT model, state FROM models").fetchall())
+
+    def changes_by_others(self) -> int:
+        """Return a number that changes when another process commits. Raises `StorageFailed`."""
+        with self.transaction() as tx:
+            return int(tx.execute("PRAGMA data_version").fetchone()[0])
+
     def close(self) -> None:
         self._connection.close()
 
@@ -103,6 +122,7 @@ class Storage:
             logger.error("%s is damaged; a new one is made", self._path, exc_info=error)
             self._connection.close()
             self._connection = self._open()
+            self.generation += 1
         return StorageFailed("disk_full" if code == sqlite3.SQLITE_FULL else "storage")
 
     def _open(self) -> sqlite3.Connection:

@@ -58,7 +58,7 @@ def verify(
     now_ms: int,
 ) -> Verdict:
     """Judge a catalogue for an app's model on a device that has seen number `seen` and the floor `floor`."""
-    code = _signature_code(document, signatures, keys)
+    code = signature_code(document, signatures, keys)
     if code != "ok":
         return Verdict(code)
     try:
@@ -69,7 +69,18 @@ def verify(
     return Verdict(code, catalogue if code == "ok" else None)
 
 
-def _signature_code(document: bytes, signatures: Sequence[Signature], keys: Mapping[str, bytes]) -> Code:
+def read_again(document: bytes, signatures: Sequence[Signature], keys: Mapping[str, bytes]) -> Catalogue | None:
+    """Read a catalogue that was accepted earlier: None if it is damaged or its key is no longer one of ours."""
+    if signature_code(document, signatures, keys) != "ok":
+        return None
+    try:
+        return _catalogue.decode(document)
+    except (ValueError, RecursionError):
+        return None
+
+
+def signature_code(document: bytes, signatures: Sequence[Signature], keys: Mapping[str, bytes]) -> Code:
+    """Say whether one of the keys signed these bytes."""
     if len(document) > MAX_CATALOGUE_BYTES:
         return "malformed"
     known = [signature for signature in signatures if signature.key in keys]

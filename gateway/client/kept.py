@@ -1,0 +1,168 @@
+"""What is kept of one model: its state on disk and in memory, changed together with the events that report it.
+
+* A change and its events are one durable transaction; memory follows only when that is written. Only what must stop (a
+  revoked release, one that crashes) stops in memory even when the disk refuses.
+* A load is counted on disk before it begins: a process that dies in it is counted too, and never more than twice.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from gateway.client import state as rules
+from gateway.client.artifacts import Artifacts
+from gateway.client.clock import Clock
+from gateway.client.queue import Queue
+from gateway.client.runtimes import Runtime
+from gateway.client.state import Attempt, ModelState
+from gateway.client.storage import StorageFailed, write_state
+from gateway.client.verify import read_again
+from schemas.releases import Catalogue, Release
+from schemas.wire import LARGEST_UINT32, LAST_MILLISECOND, ModelEvent
+from schemas.wire import ModelState as Step
+
+logger = logging.getLogger(__name__)
+
+_encode: Final = msgspec.json.Encoder().encode
+_state: Final = msgspec.json.Decoder(ModelState)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the models of one device share."""
+
+    app: str
+    sdk: str
+    system: str
+    keys: Mapping[str, bytes]
+    runtime: Runtime
+    queue: Queue
+    artifacts: Artifacts
+    clock: Clock
+
+    @property
+    def context(self) -> str:
+        """What a failed attempt is bound to: another SDK or system deserves a new one."""
+        return f"{self.sdk}|{self.system}"
+
+    def now_ms(self) -> int:
+        """The device's time, moved into the range that an event can carry."""
+        return min(max(self.clock.now_ms(), 0), LAST_MILLISECOND)
+
+
+class Kept:
+    """The state of one model, and every way in which it changes."""
+
+    def __init__(self, ground: Ground, model: str, bundled_sha256: str) -> None:
+        self._ground = ground
+        self._bundled_sha256 = bundled_sha256
+        self._said: set[tuple[int, str]] = set()
+        self.model = model
+        self.state = ModelState()
+        self.catalogue: Catalogue | None = None
+        self._unwritten = False
+
+    def restore(self, text: bytes | None) -> None:
+        """Take up what was written. A catalogue whose key is no longer ours is as good as none."""
+        self.state = self._read(text)
+        self.catalogue = read_again(self.state.document, self.state.signatures, self._ground.keys)
+
+    def differs(self, text: bytes | None) -> bool:
+        """Say whether another process of the app has changed what is written; what we could not write is newer."""
+        return text is not None and not self._unwritten and self._read(text) != self.state
+
+    def _read(self, text: bytes | None) -> ModelState:
+        try:
+            return ModelState() if text is None else _state.decode(text)
+        except ValueError:
+            logger.exception("the state of %s cannot be read; it starts afresh", self.model)
+            return ModelState()
+
+    def move(self, state: ModelState, *events: ModelEvent, anyway: bool = False, durable: bool = True) -> bool:
+        """Change the state and report it, in one transaction. Return whether it is written.
+
+        What is not written does not happen, unless `anyway`.
+        """
+        try:
+            with self._ground.queue.writing(durable=durable) as tx:
+                write_state(tx, self.model, _encode(state))
+                for event in events:
+                    self._ground.queue.add(tx, event)
+        except StorageFailed as error:
+            logger.warning("%s: the change could not be written: %s", self.model, error)
+            if anyway:
+                self.state, self._unwritten = state, True
+                self._ground.queue.lose(error.reason, len(events))
+            return False
+        self.state, self._unwritten = state, False
+        return True
+
+    def event(self, step: Step, release: int, detail: str = "", *, size: int = 0, ms: float = 0) -> ModelEvent:
+        took = min(LARGEST_UINT32, max(0, round(ms)))
+        return ModelEvent(self._ground.now_ms(), self.model, release, step, detail, size, took)
+
+    def report(self, release: int, detail: str) -> None:
+        """Say once in a session that something was refused."""
+        if (release, detail) not in self._said:
+            self._said.add((release, detail))
+            self.move(self.state, self.event("failed", release, detail), durable=False)
+
+    def attempt(self, sha256: str) -> Attempt:
+        return rules.attempt_of(self.state, sha256, self._ground.context)
+
+    def blocked(self, sha256: str) -> bool:
+        return rules.blocked(self.attempt(sha256), self._ground.now_ms())
+
+    def offered(self, entry: Release) -> None:
+        """Note which release is on its way."""
+        if self.state.candidate is None or self.state.candidate.sha256 != entry.sha256:
+            state = msgspec.structs.replace(self.state, candidate=entry)
+            self.move(state, self.event("offered", entry.release))
+
+    def fetched(self, entry: Release, *, size: int, ms: float) -> None:
+        downloaded = self.event("downloaded", entry.release, size=size, ms=ms)
+        self.move(self.state, downloaded, self.event("verified", entry.release))
+
+    def fetch_failed(self, entry: Release, detail: str, *, wrong_bytes: bool) -> None:
+        attempt = rules.fetch_failed(self.attempt(entry.sha256), self._ground.now_ms(), wrong_bytes=wrong_bytes)
+        state = rules.with_attempt(self.state, entry.sha256, attempt)
+        self.move(state, self.event("failed", entry.release, detail), anyway=True)
+
+    def begin(self, release: int, sha256: str, *, last_resort: bool = False) -> bool:
+        """Count a load before it begins. Return whether it may begin.
+
+        Without the count on disk it may not, but for the bundle, the last resort: without it nothing would decide.
+        """
+        attempt = self.attempt(sha256)
+        if rules.crashed_too_often(attempt):
+            self.quarantine(release, sha256, "crashed")
+            return False
+        if rules.blocked(attempt, self._ground.now_ms()):
+            return False
+        return self.move(rules.with_attempt(self.state, sha256, rules.started(attempt))) or last_resort
+
+    def came_back(self, sha256: str) -> None:
+        """Note that a load did not crash."""
+        attempt = rules.came_back(self.attempt(sha256))
+        self.move(rules.with_attempt(self.state, sha256, attempt), durable=False)
+
+    def load_failed(self, release: int, sha256: str, detail: str) -> None:
+        """Give up an artifact that cannot be loaded or proven here."""
+        attempt = rules.load_failed(self.attempt(sha256))
+        self._abandon(sha256, attempt, self.event("failed", release, detail))
+
+    def quarantine(self, release: int, sha256: str, detail: str) -> None:
+        """Leave an artifact alone for a while."""
+        attempt = rules.quarantined(self.attempt(sha256), self._ground.now_ms())
+        self._abandon(sha256, attempt, self.event("quarantined", release, detail))
+
+    def forget(self, release: int, sha256: str, detail: str) -> None:
+        """Drop an artifact that is missing or does not fit this app, without holding it against it."""
+        self._abandon(sha256, self.attempt(sha256), self.event("failed", release, detail))
+
+    def _abandon(self, sha256: str, attempt: Attempt, event: ModelEvent) -> None:
+        state = rules.with_attempt(rules.without(self.state, sha256), sha256, attempt)
+        self.move(state, event, anyway=True)

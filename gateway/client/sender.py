@@ -1,0 +1,175 @@
+"""The flush: freeze, send, and do what the answer says, one batch at a time.
+
+* One flush at a time in this process (a lock) and on this device (a file lock): the queue is shared, the sender is not.
+* A batch leaves the disk only after a 200 to that very batch, or when the contract says to drop it, and then counted.
+* After a failure nothing is sent before the wait is over, however urgent; the wait survives a restart.
+"""
+
+import asyncio
+import fcntl
+import logging
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from gateway.client import policy
+from gateway.client.bundled import Limits
+from gateway.client.clock import Clock
+from gateway.client.policy import FIRST_FLUSH, Fate
+from gateway.client.queue import Contents, Frozen, Queue
+from gateway.client.storage import Storage, StorageFailed
+from gateway.client.transport import Answer, Transport
+from gateway.client.updates import Updates
+from schemas.wire import Flush
+
+logger = logging.getLogger(__name__)
+
+Flushed = Literal["sent", "kept", "dropped", "waiting", "busy", "no_storage"]
+
+
+class Sender:
+    """What moves events from the queue to the gateway."""
+
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        queue: Queue,
+        transport: Transport,
+        updates: Updates,
+        compose: Callable[[Contents], bytes],
+        lock_path: Path,
+        clock: Clock,
+        dice: random.Random,
+        limits: Limits,
+    ) -> None:
+        self._storage = storage
+        self._queue = queue
+        self._transport = transport
+        self._updates = updates
+        self._compose = compose
+        self._lock_path = lock_path
+        self._clock = clock
+        self._dice = dice
+        self._limits = limits
+        self._lock = asyncio.Lock()
+        self._most_events = self._whole_batch()
+        self._failures = 0
+        self._ready_at = clock.monotonic()
+        self._seen = -1
+        self.contact_ms = 0
+        self.flush_policy: Flush = FIRST_FLUSH
+
+    def restore(self) -> int:
+        """Take up the wait, the policy and the last contact. Return how many events wait. Raises `StorageFailed`."""
+        standing = self._queue.standing()
+        self.contact_ms = standing.contact_ms
+        self.flush_policy = standing.flush or FIRST_FLUSH
+        self._failures = standing.failures
+        left = (standing.wait_until_ms - self._clock.now_ms()) / 1000
+        # A wait longer than any we ask for means that the clock went back.
+        longest = max(self._limits.retry_after_most_seconds, self.flush_policy.lease_seconds)
+        self._ready_at = self._clock.monotonic() + (left if 0 < left <= longest else 0.0)
+        return standing.queued_events
+
+    def queued(self) -> int:
+        """Return how many events wait, 0 when the disk will not say."""
+        try:
+            return self._queue.standing().queued_events
+        except StorageFailed:
+            return 0
+
+    def wait_seconds(self) -> float:
+        """Return how long nothing may be sent."""
+        return max(0.0, self._ready_at - self._clock.monotonic())
+
+    async def flush(self) -> Flushed:
+        """Send what waits, or an empty batch when nothing does: the update check."""
+        if not self._storage.kept:
+            self._pause(self._limits.backoff_first_seconds)
+            return "no_storage"
+        async with self._lock:
+            try:
+                with self._only_sender() as alone:
+                    if alone:
+                        return await self._send_all()
+                    self._pause(self._limits.backoff_first_seconds)
+                    return "busy"
+            except (StorageFailed, OSError):
+                logger.warning("the flush is put off: the disk refuses", exc_info=True)
+                self._pause(self._limits.backoff_first_seconds)
+                return "no_storage"
+
+    async def _send_all(self) -> Flushed:
+        """Send until everything that waited at the start is away."""
+        self._follow_others()
+        newest = self._queue.newest()
+        done: Flushed = "sent"
+        while True:
+            if self.wait_seconds() > 0:
+                return "waiting"
+            frozen = self._queue.freeze(self._compose, self._most_events)
+            fate = await self._send(frozen)
+            if fate in (Fate.WAIT, Fate.LEASE):
+                return "kept"
+            if fate is Fate.DROPPED:
+                done = "dropped"
+            if fate is not Fate.SPLIT and (frozen.last >= newest or self._queue.newest() == 0):
+                return done
+
+    async def _send(self, frozen: Frozen) -> Fate:
+        answer = await self._transport.send(frozen.batch, frozen.body)
+        fate = policy.fate_of(answer.status)
+        if answer.reply is not None:
+            self._most_events = min(self._whole_batch(), self._most_events * 2)
+            self.contact_ms, self.flush_policy = self._clock.now_ms(), answer.reply.flush
+            self._failures = 0
+            self._queue.delivered(frozen, self.contact_ms, self.flush_policy)
+            await self._updates.apply(answer.reply)
+        elif fate is Fate.SPLIT and frozen.events > 1:
+            self._most_events = max(1, frozen.events // 2)
+            self._queue.thaw(frozen)
+        elif fate in (Fate.SPLIT, Fate.DROPPED):
+            logger.warning("the gateway will never take batch %s: status %d", frozen.batch, answer.status)
+            self._queue.dropped(frozen, policy.drop_reason(answer.status))
+            return Fate.DROPPED
+        else:
+            self._back_off(fate, answer)
+        return fate
+
+    def _back_off(self, fate: Fate, answer: Answer) -> None:
+        self._failures += 1
+        limits = self._limits
+        jitter = policy.backoff(
+            self._failures, limits.backoff_first_seconds, limits.backoff_last_seconds, self._dice.random()
+        )
+        asked = policy.read_retry_after(answer.retry_after, limits.retry_after_most_seconds)
+        seconds = policy.wait_after(fate, jitter, asked, self.flush_policy.lease_seconds)
+        self._pause(seconds)
+        self._queue.wait(self._clock.now_ms() + round(seconds * 1000), self._failures)
+
+    def _pause(self, seconds: float) -> None:
+        self._ready_at = self._clock.monotonic() + seconds
+
+    def _whole_batch(self) -> int:
+        return max(1, min(self._limits.batch_events, self._limits.queue_events // 2))
+
+    def _follow_others(self) -> None:
+        """Another process of the app may have sent, waited or updated since."""
+        seen = self._storage.changes_by_others()
+        if seen != self._seen:
+            self._seen = seen
+            self._updates.reload(self._storage.states())
+            self._updates.sweep()
+
+    @contextmanager
+    def _only_sender(self) -> Iterator[bool]:
+        with self._lock_path.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True  # closing the file ends the lock, as does the process's death

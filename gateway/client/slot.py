@@ -1,0 +1,171 @@
+"""What runs of one model, and what it falls back on.
+
+* The order is the active release, the previous one, the bundle: within one call of `predict` if need be.
+* The bundle is always allowed: it came with the app, and nothing unsigned can change it.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import cast
+
+import msgspec
+from msgspec import Struct
+
+from gateway.client import state as rules
+from gateway.client.bundled import Bundled
+from gateway.client.kept import Ground, Kept
+from gateway.client.running import NOTHING, LoadFailed, NoAnswer, Running, load
+from schemas.releases import Release
+from schemas.versions import satisfies
+from schemas.wire import Have, Source, Use
+
+logger = logging.getLogger(__name__)
+
+
+class Choice(Struct, frozen=True):
+    """Something that could run: an entry of the catalogue, or the bundle (no entry)."""
+
+    release: int
+    sha256: str
+    source: Source
+    entry: Release | None = None
+
+
+class Slot:
+    """A model's place on the device."""
+
+    def __init__(self, ground: Ground, model: str, bundled: Bundled, label: str | None) -> None:
+        self._ground = ground
+        self._label = label
+        self.bundled = bundled
+        self.kept = Kept(ground, model, bundled.sha256)
+        self.running = NOTHING
+
+    def restore(self, text: bytes | None) -> None:
+        """Take up what was written, and load what should run."""
+        self.kept.restore(text)
+        changed = rules.bundle_changed(self.kept.state, self.bundled.release)
+        if changed != self.kept.state:
+            self.kept.move(changed, anyway=True)
+        self.settle()
+
+    def have(self) -> Have:
+        """Say what this device has."""
+        return rules.have(self.kept.state, self.kept.catalogue, self.use())
+
+    def use(self) -> Use:
+        """Name what runs as the gateway knows it: by number only if the accepted catalogue lists this very artifact."""
+        if self.running.model is None:
+            return "none"
+        entry = rules.listed(self.kept.catalogue, self.kept.state.floor, self.running.release)
+        return self.running.release if entry is not None and entry.sha256 == self.running.sha256 else "bundled"
+
+    def settle(self) -> None:
+        """Run the best that may run and can be loaded."""
+        for choice in self._choices():
+            running = self._start(choice)
+            if running is not None:
+                self.running = running
+                return
+        self.running = NOTHING
+
+    def answer_instead(self, signals: Mapping[str, float | None]) -> tuple[Running, float]:
+        """Answer after what runs could not: by the previous release, the bundle, or no."""
+        while self.running.sha256 not in ("", self.bundled.sha256):
+            self.kept.quarantine(self.running.release, self.running.sha256, "predict_failed")
+            self.settle()
+            try:
+                return self.running, self.running.score(signals)
+            except NoAnswer:
+                logger.warning("%s: release %d gave no answer either", self.kept.model, self.running.release)
+        # The bundle is never given up for an answer: what it cannot say to these signals it may say to the next.
+        self.kept.report(self.running.release, "predict_failed")
+        return NOTHING, 0.0
+
+    def stored(self, entry: Release) -> bytes | None:
+        """Return an artifact that needs no download, because it is kept or is the bundle itself."""
+        if entry.sha256 == self.bundled.sha256:
+            return self.bundled.content
+        return self._ground.artifacts.read(entry.sha256)
+
+    def unsupported(self, entry: Release) -> str | None:
+        """Say why this app cannot run a release, or None."""
+        if entry.format != self._ground.runtime.format:
+            return "format_unsupported"
+        if not set(entry.inputs) <= set(self.bundled.carried):
+            return "inputs_unsupported"
+        try:
+            return None if satisfies(self._ground.sdk, entry.sdk) else "sdk_unsupported"
+        except ValueError:
+            return "sdk_unsupported"
+
+    def source_of(self, entry: Release) -> Source:
+        return "bundled" if entry.sha256 == self.bundled.sha256 else "ota"
+
+    def load(self, data: bytes, entry: Release | None, source: Source) -> Running:
+        """Load and prove an artifact; changes nothing here, so it may run in a thread. Raises `LoadFailed`."""
+        bundled = self.bundled
+        if entry is None:
+            terms = self._bundled_entry()
+            return load(
+                self._ground.runtime,
+                data,
+                release=bundled.release,
+                source=source,
+                sha256=bundled.sha256,
+                parameters=terms.parameters if terms is not None else bundled.parameters,
+                inputs=bundled.inputs,
+                probes=(),
+                label=self._label,
+            )
+        return load(
+            self._ground.runtime,
+            data,
+            release=entry.release,
+            source=source,
+            sha256=entry.sha256,
+            parameters=entry.parameters,
+            inputs=entry.inputs or bundled.inputs,
+            probes=entry.probe,
+            label=self._label,
+        )
+
+    def adopt_terms(self) -> None:
+        """Decide from now on with the parameters that the catalogue gives to what runs."""
+        entry = rules.listed(self.kept.catalogue, self.kept.state.floor, self.running.release)
+        if entry is not None and entry.sha256 == self.running.sha256:
+            self.running = msgspec.structs.replace(self.running, parameters=entry.parameters)
+
+    def _choices(self) -> Iterator[Choice]:
+        state, bundled = self.kept.state, self.bundled
+        if state.use == "none":
+            return
+        if state.use != "bundled":
+            for kept, source in ((state.active, "ota"), (state.previous, "previous")):
+                entry = rules.current(self.kept.catalogue, state.floor, kept)
+                if entry is not None:
+                    source = "bundled" if entry.sha256 == bundled.sha256 else source
+                    yield Choice(entry.release, entry.sha256, cast("Source", source), entry)
+        yield Choice(bundled.release, bundled.sha256, "bundled")
+
+    def _start(self, choice: Choice) -> Running | None:
+        entry, kept = choice.entry, self.kept
+        code = None if entry is None else self.unsupported(entry)
+        data = self.bundled.content if entry is None else self.stored(entry)
+        if code is not None or data is None:
+            kept.forget(choice.release, choice.sha256, code or "artifact_missing")
+            return None
+        if not kept.begin(choice.release, choice.sha256, last_resort=entry is None):
+            return None
+        try:
+            running = self.load(data, entry, choice.source)
+        except LoadFailed as error:
+            kept.load_failed(choice.release, choice.sha256, error.code)
+            return None
+        kept.came_back(choice.sha256)
+        return running
+
+    def _bundled_entry(self) -> Release | None:
+        """Return the catalogue's entry for the bundle itself, whose newer parameters then hold."""
+        entry = rules.listed(self.kept.catalogue, self.kept.state.floor, self.bundled.release)
+        return entry if entry is not None and entry.sha256 == self.bundled.sha256 else None

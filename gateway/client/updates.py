@@ -1,0 +1,202 @@
+"""Obey a reply: accept catalogues, then run what the gateway chose among what they list.
+
+* offered, downloaded and verified, tried, activated: each step is on disk before the next begins, so that a process
+  killed anywhere goes on with the old model or the new one, and tries again what was not finished.
+* What a catalogue revokes stops at once, in this session, before anything is fetched in its place.
+* Nothing new is installed from an expired catalogue; what runs goes on.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Final
+
+import msgspec
+
+from gateway.client import state as rules
+from gateway.client.downloads import Downloads, FetchCode, FetchFailed, wire_name
+from gateway.client.kept import Ground
+from gateway.client.running import LoadFailed, Running
+from gateway.client.slot import Slot
+from gateway.client.verify import verify
+from schemas.releases import Release
+from schemas.wire import CatalogueNews, Have, ModelEvent, Reply, Use
+
+logger = logging.getLogger(__name__)
+
+_DAY_MS: Final = 86_400_000
+_WRONG_BYTES: Final[frozenset[FetchCode]] = frozenset(("too_big", "size_mismatch", "sha256_mismatch", "unpack_failed"))
+
+
+class Updates:
+    """The models of one device, and how replies change them."""
+
+    def __init__(self, ground: Ground, slots: Mapping[str, Slot], downloads: Downloads) -> None:
+        self._ground = ground
+        self._slots = slots
+        self._downloads = downloads
+
+    def have(self) -> dict[str, Have]:
+        return {model: slot.have() for model, slot in self._slots.items()}
+
+    def reload(self, states: Mapping[str, bytes]) -> None:
+        """Follow what another process of the app has changed."""
+        for model, slot in self._slots.items():
+            text = states.get(model)
+            if slot.kept.differs(text):
+                slot.restore(text)
+
+    async def apply(self, reply: Reply) -> None:
+        """Accept and obey what a reply says about the models that this app has."""
+        now_ms = likely_now(self._ground.now_ms(), reply.server_time)
+        for model, news in (reply.catalogues or {}).items():
+            if model in self._slots:
+                self._consider(self._slots[model], news, now_ms)
+        for model, use in (reply.use or {}).items():
+            if model in self._slots:
+                await self._obey(self._slots[model], use, reply.inline or {}, now_ms)
+        if reply.use or reply.catalogues:
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Delete the artifacts and unfinished downloads that no state names."""
+        states = [slot.kept.state for slot in self._slots.values()]
+        wanted = [state.candidate for state in states if state.candidate is not None]
+        self._ground.artifacts.sweep(
+            set().union(*(rules.kept_artifacts(state) for state in states)),
+            {wire_name(way) for entry in wanted for way in entry.downloads},
+        )
+
+    def _consider(self, slot: Slot, news: CatalogueNews, now_ms: int) -> None:
+        kept = slot.kept
+        verdict = verify(
+            news.document,
+            news.signatures,
+            keys=self._ground.keys,
+            app=self._ground.app,
+            model=kept.model,
+            seen=kept.state.number,
+            floor=kept.state.floor,
+            now_ms=now_ms,
+        )
+        if verdict.catalogue is None:
+            logger.warning("%s: a catalogue was refused: %s", kept.model, verdict.code)
+            kept.report(0, f"catalogue_{verdict.code}")
+            return
+        before = kept.state
+        after = rules.accepted(before, verdict.catalogue, news, slot.bundled.sha256)
+        kept.move(after, *_revocations(slot, before, after), anyway=True)
+        kept.catalogue = verdict.catalogue
+        if slot.running.source in ("ota", "previous") and slot.use() == "bundled":
+            slot.settle()
+        slot.adopt_terms()
+
+    async def _obey(self, slot: Slot, use: Use, inline: Mapping[str, bytes], now_ms: int) -> None:
+        if isinstance(use, str):
+            _hold(slot, use)
+            return
+        entry = rules.listed(slot.kept.catalogue, slot.kept.state.floor, use)
+        if entry is None:
+            slot.kept.report(use, "not_listed")
+        elif entry.sha256 == slot.running.sha256:
+            _adopt(slot, entry)
+        elif (code := self._objection(slot, entry, now_ms)) is not None:
+            slot.kept.report(use, code)
+        elif not slot.kept.blocked(entry.sha256):
+            await self._install(slot, entry, inline)
+
+    def _objection(self, slot: Slot, entry: Release, now_ms: int) -> str | None:
+        catalogue = slot.kept.catalogue
+        known = {kept.sha256 for kept in (slot.kept.state.active, slot.kept.state.previous) if kept is not None}
+        if catalogue is not None and catalogue.expires_at <= now_ms and entry.sha256 not in known:
+            return "catalogue_expired"
+        return slot.unsupported(entry)
+
+    async def _install(self, slot: Slot, entry: Release, inline: Mapping[str, bytes]) -> None:
+        data = slot.stored(entry)
+        if data is None:
+            slot.kept.offered(entry)
+            data = await self._fetch(slot, entry, inline)
+        if data is None or not slot.kept.begin(entry.release, entry.sha256):
+            return
+        began = perf_counter()
+        try:
+            running = await asyncio.to_thread(slot.load, data, entry, slot.source_of(entry))
+        except LoadFailed as error:
+            slot.kept.load_failed(entry.release, entry.sha256, error.code)
+            return
+        _activate(slot, entry, running, ms=(perf_counter() - began) * 1000)
+
+    async def _fetch(self, slot: Slot, entry: Release, inline: Mapping[str, bytes]) -> bytes | None:
+        began = perf_counter()
+        try:
+            fetched = await self._downloads.fetch(entry, slot.kept.state.base_url, inline)
+            self._store(entry, fetched.data)
+        except FetchFailed as error:
+            slot.kept.fetch_failed(entry, error.code, wrong_bytes=error.code in _WRONG_BYTES)
+            return None
+        slot.kept.fetched(entry, size=fetched.wire_bytes, ms=(perf_counter() - began) * 1000)
+        return fetched.data
+
+    def _store(self, entry: Release, data: bytes) -> None:
+        try:
+            self._ground.artifacts.store(entry.sha256, data)
+        except OSError as error:
+            raise FetchFailed("disk_full") from error
+
+
+def likely_now(device_ms: int, server_ms: int) -> int:
+    """Return the time by which a catalogue expires: the device's, but at most a day past the gateway's.
+
+    A device clock that is years ahead would otherwise refuse every catalogue; a gateway that lies can only delay one.
+    """
+    return min(device_ms, server_ms + _DAY_MS)
+
+
+def _revocations(slot: Slot, before: rules.ModelState, after: rules.ModelState) -> list[ModelEvent]:
+    return [
+        slot.kept.event("reverted", kept.release, "below_floor" if kept.release < after.floor else "not_listed")
+        for kept, left in ((before.active, after.active), (before.previous, after.previous))
+        if kept is not None and left is None and kept.sha256 == slot.running.sha256
+    ]
+
+
+def _hold(slot: Slot, use: str) -> None:
+    """Run the bundle, or nothing; what came over the air stays, so that coming back costs no download."""
+    kept, running = slot.kept, slot.running
+    if kept.state.use == use:
+        return
+    leaving = running.model is not None and (use == "none" or running.source != "bundled")
+    events = [kept.event("reverted", running.release, f"told_{use}")] if leaving else []
+    state = msgspec.structs.replace(kept.state, use="none" if use == "none" else "bundled")
+    if kept.move(state, *events):
+        slot.settle()
+
+
+def _adopt(slot: Slot, entry: Release) -> None:
+    """Make active what runs already: the bundle under its number, or the previous release after a fall."""
+    kept = slot.kept
+    if kept.state.use == entry.release and kept.state.active == entry:
+        return
+    if kept.move(rules.activated(kept.state, entry)):
+        source = slot.source_of(entry)
+        slot.running = msgspec.structs.replace(
+            slot.running,
+            release=entry.release,
+            source=source,
+            parameters=entry.parameters,
+            inputs=tuple(entry.inputs or slot.bundled.inputs),
+        )
+
+
+def _activate(slot: Slot, entry: Release, running: Running, *, ms: float) -> None:
+    """Switch to a proven release, on disk first."""
+    kept, old = slot.kept, slot.running
+    attempt = rules.came_back(kept.attempt(entry.sha256))
+    state = rules.with_attempt(rules.activated(kept.state, entry), entry.sha256, attempt)
+    events = [kept.event("activated", entry.release, size=entry.size, ms=ms)]
+    if old.model is not None and old.release > entry.release:
+        events.insert(0, kept.event("reverted", old.release, f"told_{entry.release}"))
+    if kept.move(state, *events):
+        slot.running = running
