@@ -31,6 +31,8 @@ PUBLIC_BYTES: Final = 32
 
 def generate_key(path: Path) -> bytes:
     """Write a new private key to `path` and its public half beside it; return the public bytes. Raises `BadKey`."""
+    if public_path(path).exists():  # a private key beside another one's public half would mislead whoever embeds it
+        raise BadKey(f"{public_path(path)} exists already: choose another file, a key is never overwritten")
     key = Ed25519PrivateKey.generate()
     public = public_bytes(key)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

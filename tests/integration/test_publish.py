@@ -299,6 +299,10 @@ def test_a_key_pair_is_written_for_its_owner_alone_and_never_over_another(tmp_pa
     with pytest.raises(BadKey, match="never overwritten"):
         generate_key(path)
     assert public_bytes(load_private(path)) == public
+    path.unlink()
+    with pytest.raises(BadKey, match="never overwritten"):
+        generate_key(path)
+    assert not path.exists()
 
 
 def test_a_bad_key_file_says_what_it_is(tmp_path: Path) -> None:
