@@ -10,7 +10,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -34,9 +34,10 @@ _headers = msgspec.msgpack.Encoder()
 class EmbeddedLog(Sink):
     """`directory/log.db`, written. Made by `open`."""
 
-    def __init__(self, storage: Storage, max_bytes: int, max_pending_bytes: int) -> None:
+    def __init__(self, storage: Storage, max_bytes: int, max_pending_bytes: int, clock: Callable[[], float]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._writer = Writer(storage, max_bytes, self._loop, self._settle)
+        self._clock = clock
+        self._writer = Writer(storage, max_bytes, self._loop, self._settle, clock)
         self._max_pending_bytes = max_pending_bytes
         self._pending_bytes = 0
         self._closing = False
@@ -44,8 +45,10 @@ class EmbeddedLog(Sink):
         self._thread.start()
 
     @classmethod
-    async def open(cls, directory: Path, *, max_bytes: int, max_pending_bytes: int) -> Self:
-        """Open the log, made where it is missing. Raises `Unavailable`."""
+    async def open(
+        cls, directory: Path, *, max_bytes: int, max_pending_bytes: int, clock: Callable[[], float] = time.monotonic
+    ) -> Self:
+        """Open the log, made where it is missing; `clock` counts seconds. Raises `Unavailable`."""
         storage = Storage(directory, max_bytes)
         try:
             await asyncio.to_thread(_make_directory, directory)
@@ -53,21 +56,14 @@ class EmbeddedLog(Sink):
         except (StorageError, OSError) as error:
             storage.close()
             raise Unavailable(f"the log cannot be opened: {error}", _STALLED_RETRY_SECONDS) from error
-        return cls(storage, max_bytes, max_pending_bytes)
+        return cls(storage, max_bytes, max_pending_bytes, clock)
 
     async def publish(self, records: Sequence[Record]) -> None:
         """Return when all records are on the disk: all or none are stored. Raises `Unavailable`."""
         if not records:
             return
         self._check()
-        rows = []
-        size = 0
-        for record in records:
-            if record.topic not in TOPICS:
-                raise ValueError(f"no such topic: {record.topic!r}")
-            headers = _headers.encode(record.headers)
-            rows.append((record.topic, record.key, headers, record.value))
-            size += len(record.key) + len(headers) + len(record.value)
+        rows, size = _rows(records)
         if self._pending_bytes + size > self._max_pending_bytes:
             raise Unavailable(f"{self._pending_bytes} bytes wait for the log's disk", _BUSY_RETRY_SECONDS)
         answer: asyncio.Future[None] = self._loop.create_future()
@@ -101,7 +97,7 @@ class EmbeddedLog(Sink):
 
     def _stalled(self) -> str | None:
         since = self._writer.busy_since
-        waited = 0.0 if since is None else time.monotonic() - since
+        waited = 0.0 if since is None else self._clock() - since
         return f"the log's disk has not answered for {waited:.0f} s" if waited > _STALLED_SECONDS else None
 
     def _settle(self, answers: Answers) -> None:
@@ -113,6 +109,19 @@ class EmbeddedLog(Sink):
                 request.answer.set_result(None)
             else:
                 request.answer.set_exception(Unavailable(failure.reason, failure.retry_after_seconds))
+
+
+def _rows(records: Sequence[Record]) -> tuple[list[tuple[str, bytes, bytes, bytes]], int]:
+    """Return the rows and their bytes, made here so that what cannot be encoded fails its own caller alone."""
+    rows = []
+    size = 0
+    for record in records:
+        if record.topic not in TOPICS:
+            raise ValueError(f"no such topic: {record.topic!r}")
+        headers = _headers.encode(record.headers)
+        rows.append((record.topic, record.key, headers, record.value))
+        size += len(record.key) + len(headers) + len(record.value)
+    return rows, size
 
 
 def _make_directory(directory: Path) -> None:

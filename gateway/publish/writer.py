@@ -8,10 +8,10 @@
 """
 
 import logging
-import time
 from asyncio import AbstractEventLoop, Future
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from queue import Empty, SimpleQueue
 from typing import Final
 
@@ -45,7 +45,12 @@ class Writer:
     """What the thread knows. Other threads put into `queue` (None: finish and leave) and read the public fields."""
 
     def __init__(
-        self, storage: Storage, max_bytes: int, loop: AbstractEventLoop, settle: Callable[[Answers], None]
+        self,
+        storage: Storage,
+        max_bytes: int,
+        loop: AbstractEventLoop,
+        settle: Callable[[Answers], None],
+        clock: Callable[[], float],
     ) -> None:
         self.queue: SimpleQueue[Request | None] = SimpleQueue()
         self.trouble: str | None = None
@@ -55,10 +60,11 @@ class Writer:
         self._max_bytes = max_bytes
         self._loop = loop
         self._settle = settle
+        self._clock = clock
         self._broken = False
         self._trimming = False
         self._unchecked_bytes = 0
-        self._next_look = 0.0
+        self._next_look = -inf
         self._counts = dict.fromkeys(("commits", "records", "trimmed", "errors"), 0)
 
     def run(self) -> None:
@@ -66,7 +72,7 @@ class Writer:
         leaving = False
         while not leaving:
             group, leaving = self._take()
-            self.busy_since = time.monotonic()
+            self.busy_since = self._clock()
             if group or self._trimming:
                 self._answer(self._commit(group))
             self._look_after()
@@ -134,8 +140,8 @@ class Writer:
 
     def _look_after(self) -> None:
         try:
-            if time.monotonic() >= self._next_look:
-                self._next_look = time.monotonic() + _TICK_SECONDS
+            if self._clock() >= self._next_look:
+                self._next_look = self._clock() + _TICK_SECONDS
                 self._look()
             if self._unchecked_bytes >= _CHECKPOINT_BYTES:
                 self._storage.checkpoint()
