@@ -81,10 +81,13 @@ class Hold:
 class Gate:
     """Admits requests and reads their bodies."""
 
-    def __init__(self, snapshots: SnapshotKeeper, in_flight: InFlight, body_max_bytes: int) -> None:
+    def __init__(
+        self, snapshots: SnapshotKeeper, in_flight: InFlight, body_max_bytes: int, read_seconds: float
+    ) -> None:
         self._snapshots = snapshots
         self._in_flight = in_flight
         self._body_max_bytes = body_max_bytes
+        self._read_seconds = read_seconds
 
     def admit(self, request: web.Request) -> Admitted:
         """Judge the headers. Raises `UnknownKey`, `KeyRevoked`, `UnsupportedMedia`, `BatchTooLarge` or `SlowDown`."""
@@ -115,7 +118,7 @@ class Gate:
                 self._check_length(len(body))
                 hold.grow(len(body))
                 return body
-            async with asyncio.timeout(READ_SECONDS):
+            async with asyncio.timeout(self._read_seconds):
                 return await self._read_chunks(stream, hold)
         except (TimeoutError, RequestPayloadError) as error:
             raise SlowDown("the body did not arrive whole", self._in_flight.wait_seconds()) from error

@@ -18,7 +18,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from gateway import problems
-from gateway.admission import Gate, InFlight
+from gateway.admission import READ_SECONDS, Gate, InFlight
 from gateway.artifacts import Artifacts
 from gateway.decode import Caps
 from gateway.ingest import Ingest
@@ -31,7 +31,10 @@ from schemas.wire import Flush
 
 log: Final = logging.getLogger(__name__)
 
-METRICS: Final = web.AppKey("metrics", Metrics)
+# Only ever counted; the number is nginx's for the same thing.
+_HUNG_UP: Final = 499
+# The rest of the grace is for closing the log and leaving.
+_DRAIN_SHARE: Final = 0.7
 
 
 class GatewaySettings(Protocol):
@@ -72,6 +75,7 @@ def create_app(
     store: Store,
     clock: Callable[[], int] = now_ms,
     dice: random.Random | None = None,
+    read_seconds: float = READ_SECONDS,
 ) -> web.Application:
     """Build the application. It owns none of its ports: whoever opened the sink and the snapshots closes them."""
     dice = dice or random.Random()  # noqa: S311 - spreads devices over time; nothing secret hangs on it
@@ -82,7 +86,7 @@ def create_app(
         caps=Caps(settings.inflated_max_bytes, settings.batch_max_events),
         flush=Flush(settings.flush_events, settings.flush_seconds, settings.lease_seconds),
         gateway_name=settings.name,
-        gate=Gate(snapshots, in_flight, settings.body_max_bytes),
+        gate=Gate(snapshots, in_flight, settings.body_max_bytes, read_seconds),
         in_flight=in_flight,
         sink=sink,
         snapshots=snapshots,
@@ -97,7 +101,6 @@ def create_app(
     metrics.watch_all("sink", sink.gauges)
 
     app = web.Application(middlewares=[_answers(metrics)])
-    app[METRICS] = metrics
     app.cleanup_ctx.append(_observing(stalls))
     app.add_routes([web.post("/v1/batches", ingest.handle, expect_handler=_continue_later)])
     app.add_routes([web.get("/artifacts/{sha256}", artifacts.handle), web.get("/openapi.json", _openapi())])
@@ -137,23 +140,21 @@ async def run_gateway(
         await sink.close()
 
 
-# What is left of the grace once requests are done: closing the log, and leaving.
-_DRAIN_SHARE: Final = 0.7
-
-
 def _answers(metrics: Metrics) -> Middleware:
     """Make the boundary: whatever is raised below it is answered and counted here."""
 
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        code = ""
         try:
             response = await handler(request)
-            code = ""
-        except Exception as error:  # the boundary of the process: nothing may pass unanswered
+        except Exception as error:  # the boundary: nothing may pass unanswered
             if isinstance(error, ConnectionError) and request.transport is None:
-                raise  # the device is gone; nobody is left to answer
-            failed = _failure(error)
-            response, code = _problem_response(failed), failed.code
+                # The device hung up and nobody will read this; raised, it would be logged as our failure.
+                response, code = web.Response(status=_HUNG_UP), "hung_up"
+            else:
+                failed = _failure(error)
+                response, code = _problem_response(failed), failed.code
         resource = request.match_info.route.resource
         metrics.answered(resource.canonical if resource else "", response.status, code)
         return response
