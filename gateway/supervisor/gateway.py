@@ -16,9 +16,12 @@ from gateway.config import Config
 from gateway.publish.embedded import EmbeddedLog
 from gateway.releases.snapshot import SnapshotKeeper
 from gateway.releases.store import Store
+from gateway.supervisor.drain import Drain
 
 # The supervisor gives the gateway half of the grace: requests must be over before that, so that the log can be closed.
 _DRAIN_SHARE: Final = 0.4
+# After the draining: for answers that are being written, and for stragglers that are cut off.
+_CLOSE_SHARE: Final = 0.03
 # A batch's objects die young and hold no cycles; the default of 700 would scan them in vain at every third request.
 _COLLECT_EVERY: Final = 50_000
 
@@ -38,17 +41,19 @@ async def serve_devices(config: Config, listening: socket.socket, leave: asyncio
             base_url=config.artifact_base_url,
         )
         stack.push_async_callback(snapshots.close)
+        app, drain = create_app(config, sink=log, snapshots=snapshots, store=store), Drain()
+        app.middlewares.insert(0, drain.middleware)
         runner = web.AppRunner(
-            create_app(config, sink=log, snapshots=snapshots, store=store),
-            auto_decompress=False,
-            access_log=None,
-            shutdown_timeout=config.grace_seconds * _DRAIN_SHARE,
+            app, auto_decompress=False, access_log=None, shutdown_timeout=config.grace_seconds * _CLOSE_SHARE
         )
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
-        await web.SockSite(runner, listening).start()
+        site = web.SockSite(runner, listening)
+        await site.start()
         _settle_memory()
         await leave.wait()
+        await site.stop()
+        await drain.finish(config.grace_seconds * _DRAIN_SHARE)
 
 
 def _settle_memory() -> None:
