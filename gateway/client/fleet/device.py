@@ -1,6 +1,6 @@
 """One device of the fleet: a real client with its own directory, behind its own radio, in its user's hands."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,18 +76,19 @@ class Device:
         """Live the user's life until cancelled."""
         await self._life.live()
 
-    async def settle(self, patience_seconds: float) -> None:
-        """Come to the front with good network and flush until nothing waits and no update is under way.
+    async def settle(self, patience_seconds: float, right_release: Callable[[str], int] | None) -> None:
+        """Come to the front with good network and flush until nothing waits and the right release runs.
 
         What is left undone after that many of the device's seconds stays in `why_unsettled`.
         """
         self._radio.online = True
         until = self._clock.monotonic() + patience_seconds
         contact_ms = self._client.status().contact_ms
+        right = right_release(self.phone.sdk) if right_release else None
         await self._client.foreground()
         while True:
             await self._client.flush()
-            self.why_unsettled = self._unsettled(contact_ms)
+            self.why_unsettled = self._unsettled(contact_ms, right)
             if not self.why_unsettled or self._clock.monotonic() > until:
                 return
             await self._clock.sleep(30.0)
@@ -106,15 +107,15 @@ class Device:
             unsettled=self.why_unsettled,
         )
 
-    def _unsettled(self, contact_before_ms: int) -> str:
+    def _unsettled(self, contact_before_ms: int, right_release: int | None) -> str:
         status = self._client.status()
         model = status.models[MODEL]
         if status.contact_ms == contact_before_ms:
             return "the gateway has not answered"
         if status.queued_events or status.frozen_batch is not None:
             return f"{status.queued_events} events still wait"
-        if model.use not in (model.release, model.source):
-            return f"told to use {model.use}, runs {model.release} ({model.source})"
+        if right_release not in (None, model.release):
+            return f"runs release {model.release} ({model.source}), not {right_release}"
         return ""
 
     def _make_client(self, session: aiohttp.ClientSession, seed: int) -> Client:

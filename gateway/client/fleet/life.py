@@ -63,8 +63,14 @@ class Life:
 
     async def live(self) -> None:
         """Open the app now and then, until cancelled: as when the system kills an app, at any moment."""
+        launch_at = self._clock.now_ms() / 1000
         while True:
-            await self._clock.sleep(seconds_to_launch(self._phone, self._clock.now_ms() / 1000, self._dice))
+            launch_at += seconds_to_launch(self._phone, launch_at, self._dice)
+            # From launch to launch, so that a slow machine's long sessions do not thin out the launches; but a machine
+            # that is hours behind does not make up for them.
+            now = self._clock.now_ms() / 1000
+            launch_at = max(launch_at, now - _HOUR)
+            await self._clock.sleep(max(0.0, launch_at - now))
             await self.session()
 
     async def session(self) -> None:

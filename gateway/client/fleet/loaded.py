@@ -3,8 +3,7 @@
 * A loaded model holds nothing that a prediction changes, so sharing it is not visible.
 """
 
-from collections import OrderedDict
-from hashlib import sha256
+from functools import lru_cache
 from typing import Final
 
 from gateway.client.runtimes import Model, Runtime
@@ -13,19 +12,12 @@ _KEPT: Final = 16
 
 
 class LoadedOnce:
-    """A runtime that remembers the models it has loaded last."""
+    """A runtime that remembers the models it has loaded last; safe to call from several threads."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.format = runtime.format
-        self._runtime = runtime
-        self._models: OrderedDict[bytes, Model] = OrderedDict()
+        self._load = lru_cache(_KEPT)(runtime.load)
 
     def load(self, data: bytes) -> Model:
         """Return the model of these bytes. Raises `BadModel`, every time anew."""
-        key = sha256(data).digest()
-        if key not in self._models:
-            self._models[key] = self._runtime.load(data)
-        self._models.move_to_end(key)
-        if len(self._models) > _KEPT:
-            self._models.popitem(last=False)
-        return self._models[key]
+        return self._load(data)

@@ -25,6 +25,7 @@ class DeviceReport(Struct, frozen=True, kw_only=True):
 class FleetReport(Struct, frozen=True, kw_only=True):
     """A fleet's totals. Counts of events are since install; requests, bytes and decisions since the process began.
 
+    * `settling_requests` are those of `requests` that only ended the run; no life asked for them.
     * produced = queued + dropped + what the gateway has taken, when nothing is on its way.
     * `usual_requests`: one request for every decision (its outcome in it), one poll for news at every launch that has
       network, and one for every hour in the foreground.
@@ -40,6 +41,7 @@ class FleetReport(Struct, frozen=True, kw_only=True):
     dropped: dict[str, int]
     queued: int
     requests: int
+    settling_requests: int
     flushes: int
     downloads: int
     lost_requests: int
@@ -53,7 +55,8 @@ class FleetReport(Struct, frozen=True, kw_only=True):
     @property
     def requests_per_device_day(self) -> float:
         """What this fleet's phones asked of their radios."""
-        return self.requests / self.device_days if self.device_days else 0.0
+        lived = self.requests - self.settling_requests
+        return lived / self.device_days if self.device_days else 0.0
 
     @property
     def usual_requests_per_device_day(self) -> float:
@@ -61,7 +64,9 @@ class FleetReport(Struct, frozen=True, kw_only=True):
         return self.usual_requests / self.device_days if self.device_days else 0.0
 
 
-def fleet_report(devices: Iterable[DeviceReport], device_days: float, tally: Tally, meter: Meter) -> FleetReport:
+def fleet_report(
+    devices: Iterable[DeviceReport], device_days: float, tally: Tally, meter: Meter, settling_requests: int = 0
+) -> FleetReport:
     """Add up."""
     each = list(devices)
     dropped: Counter[str] = Counter()
@@ -78,6 +83,7 @@ def fleet_report(devices: Iterable[DeviceReport], device_days: float, tally: Tal
         dropped=dict(dropped),
         queued=sum(device.queued for device in each),
         requests=meter.requests,
+        settling_requests=settling_requests,
         flushes=meter.flushes,
         downloads=meter.downloads,
         lost_requests=meter.lost,

@@ -33,7 +33,10 @@ _SETTLED_AT_ONCE: Final = 64
 
 @dataclass(frozen=True)
 class FleetOptions:
-    """What to run. A device-day takes `day_seconds` of real time; `seconds` and `settle_seconds` are real time too."""
+    """What to run. A device-day takes `day_seconds` of real time; `seconds` and `settle_seconds` are real time too.
+
+    `right_release` says which release a device of an SDK must run in the end, where the caller knows.
+    """
 
     url: str
     app_key: str
@@ -46,6 +49,7 @@ class FleetOptions:
     day_seconds: float = 20.0
     settle_seconds: float = 30.0
     connections: int = 64
+    right_release: Callable[[str], int] | None = None
 
 
 Watcher = Callable[[FleetReport], None]
@@ -78,6 +82,7 @@ class Fleet:
         self._calendar = go_on(options.directory, options.day_seconds)
         self._meter, self._tally = Meter(), Tally()
         self._began = self._ended = 0.0
+        self._lived_requests: int | None = None
         install = Install(
             options.app_key, options.url, options.root_keys, {MODEL: options.bundled}, LoadedOnce(CoreMLRuntime())
         )
@@ -101,9 +106,10 @@ class Fleet:
 
     async def settle(self) -> None:
         """Let every device say what it still has to say; the time this takes does not count."""
-        self._ended = time.monotonic()
+        self._ended, self._lived_requests = time.monotonic(), self._meter.requests
         patience_seconds = self._options.settle_seconds * self._calendar.rate
-        await _each(self.devices, lambda device: device.settle(patience_seconds), _SETTLED_AT_ONCE)
+        right = self._options.right_release
+        await _each(self.devices, lambda device: device.settle(patience_seconds, right), _SETTLED_AT_ONCE)
 
     async def close(self) -> None:
         """Close every device."""
@@ -114,7 +120,9 @@ class Fleet:
         """Add up, as of now."""
         lived_seconds = (self._ended or time.monotonic()) - self._began
         device_days = len(self.devices) * lived_seconds / self._options.day_seconds
-        return fleet_report((device.report() for device in self.devices), device_days, self._tally, self._meter)
+        settling = 0 if self._lived_requests is None else self._meter.requests - self._lived_requests
+        devices = [device.report() for device in self.devices]
+        return fleet_report(devices, device_days, self._tally, self._meter, settling)
 
 
 async def _each(devices: Iterable[Device], do: Callable[[Device], Awaitable[object]], at_once: int) -> None:

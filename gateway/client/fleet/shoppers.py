@@ -36,7 +36,7 @@ def first_moment(dice: Random) -> Moment:
 
 def next_moment(before: Moment, dice: Random) -> Moment:
     """Draw a later moment of the same session: time has passed and more has been looked at."""
-    seconds = before.session_seconds + round(min(1800.0, dice.lognormvariate(4.2, 0.9)))
+    seconds = before.session_seconds + round(min(900.0, 1.0 + dice.lognormvariate(3.6, 0.8)))
     viewed = before.items_viewed + float(math.floor(dice.expovariate(1 / 1.8)))
     return before._replace(session_seconds=seconds, items_viewed=viewed)
 
@@ -44,10 +44,10 @@ def next_moment(before: Moment, dice: Random) -> Moment:
 def purchase_probability(moment: Moment) -> float:
     """Return the chance that this user buys when asked now: a logistic function of the four signals."""
     logit = (
-        -6.0
+        -6.3
         + 2.2 * moment.battery_level
         + 1.0 * moment.charging
-        + 0.9 * math.log1p(moment.session_seconds / 60.0)
+        + 1.0 * math.log1p(moment.session_seconds / 30.0)
         + 0.35 * min(moment.items_viewed, 12.0)
     )
     return 1.0 / (1.0 + math.exp(-logit))
