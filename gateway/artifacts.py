@@ -84,9 +84,8 @@ class Kept:
 class Artifacts:
     """The handler of `GET /artifacts/{sha256}`."""
 
-    def __init__(self, store: Store, *, largest_kept_bytes: int = LARGEST_KEPT_BYTES) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._largest_kept_bytes = largest_kept_bytes
         self._loading = asyncio.Lock()
         self.kept = Kept(KEPT_BYTES)
 
@@ -98,7 +97,7 @@ class Artifacts:
         try:
             data = self.kept.get(sha256)
             size_bytes = len(data) if data is not None else await self._store.size(_path(sha256))
-            if data is None and size_bytes <= self._largest_kept_bytes:
+            if data is None and size_bytes <= LARGEST_KEPT_BYTES:
                 data = await self._load(sha256)
         except NotFound:
             raise NothingThere("no artifact has this name") from None
@@ -147,6 +146,8 @@ class Artifacts:
         try:
             while start < end:
                 piece = await self._store.get_range(_path(sha256), start, min(PIECE_BYTES, end - start))
+                if not piece:
+                    raise StoreError("the object ends early")
                 await response.write(piece)
                 start += len(piece)
         except StoreError as error:
