@@ -11,7 +11,7 @@ from clickhouse_connect.driver.asyncclient import AsyncClient
 from consumers import migrations
 from consumers.source import Source
 from consumers.warehouse.batches import Batches
-from consumers.warehouse.lane import Cargo, LaneConsumer, Observer
+from consumers.warehouse.lane import Cargo, LaneConsumer, Observer, until
 from consumers.warehouse.letters import Letters
 from consumers.warehouse.plans import Lane
 from consumers.warehouse.settings import Progress, WarehouseSettings
@@ -37,30 +37,34 @@ async def run(
 
     `observe` is called with a lane's progress whenever it changes.
     """
-    if not await _migrate(client, settings, stop):
+    migrating = asyncio.create_task(_migrate(client, settings, stop))
+    try:
+        await _stopped_or(migrating, stop)
+        await _wind_up([migrating], settings.stop_seconds)
+    finally:
+        migrating.cancel()
+    if stop.is_set():
         return
     lanes = _Lanes(source, Tables(client, settings.timeout_seconds), settings, observe or (lambda _: None))
     try:
         while not stop.is_set():
             lanes.follow([(topic, partition) for topic in TOPICS for partition in source.partitions(topic)])
-            await _until(stop, _PARTITIONS_SECONDS)
+            await until(stop, _PARTITIONS_SECONDS)
     finally:
         await lanes.stop()
 
 
-async def _migrate(client: AsyncClient, settings: WarehouseSettings, stop: asyncio.Event) -> bool:
-    """Return whether the tables are there; False where the stop came first."""
+async def _migrate(client: AsyncClient, settings: WarehouseSettings, stop: asyncio.Event) -> None:
     seconds = settings.backoff_seconds
     while not stop.is_set():
         try:
             async with answered(settings.timeout_seconds):
                 await migrations.apply(client, settings.retention_days)
-            return True
+            return
         except (Away, Rejected) as reason:
             _log.warning("the warehouse's tables cannot be made, trying again in %.1f s: %s", seconds, reason)
-            await _until(stop, seconds)
+            await until(stop, seconds)
             seconds = min(seconds * 2, settings.backoff_max_seconds)
-    return False
 
 
 class _Lanes:
@@ -100,22 +104,24 @@ class _Lanes:
 
     async def stop(self) -> None:
         """Let every lane finish its range, for a while; a range cut short is finished at the next start."""
-        tasks = [task for _, task in self._running.values()]
         for stop, _ in self._running.values():
             stop.set()
-        if not tasks:
-            return
-        _, late = await asyncio.wait(tasks, timeout=self._settings.stop_seconds)
-        for task in late:
-            task.cancel()
-        for ended in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(ended, Exception):
-                raise ended
+        await _wind_up([task for _, task in self._running.values()], self._settings.stop_seconds)
 
 
-async def _until(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        pass
+async def _stopped_or(task: asyncio.Task[None], stop: asyncio.Event) -> None:
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+
+
+async def _wind_up(tasks: Sequence[asyncio.Task[None]], seconds: float) -> None:
+    """Wait for the tasks, cancel the late ones. Raises what one died of: that is a bug, not an outage."""
+    if not tasks:
+        return
+    _, late = await asyncio.wait(tasks, timeout=seconds)
+    for task in late:
+        task.cancel()
+    for ended in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(ended, Exception):
+            raise ended

@@ -79,7 +79,7 @@ class LaneConsumer:
                     next_offset, full = await self.advance(next_offset)
                     failures = 0
                     if not full:
-                        await _sleep(self._settings.poll_seconds, stop)
+                        await until(stop, self._settings.poll_seconds)
             except Superseded as reason:
                 _log.warning("%s: another consumer is further (%s)", self._lane, reason)
             except Unreadable as reason:
@@ -96,7 +96,7 @@ class LaneConsumer:
         seconds = longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, guards nothing
         _log.warning("%s: trying again in %.1f s: %s", self._lane, seconds, reason)
         self._tell(retries=self.progress.retries + 1, trouble=str(reason))
-        await _sleep(seconds, stop)
+        await until(stop, seconds)
 
     async def resume(self) -> int:
         """Finish the newest plan if its position was not kept, and return the next offset to take."""
@@ -203,7 +203,8 @@ class LaneConsumer:
         self._observe(self.progress)
 
 
-async def _sleep(seconds: float, stop: asyncio.Event) -> None:
+async def until(stop: asyncio.Event, seconds: float) -> None:
+    """Wait for the stop, at most so long."""
     try:
         async with asyncio.timeout(seconds):
             await stop.wait()

@@ -19,7 +19,7 @@ from consumers.warehouse.tables import Tables
 from schemas.records import Malformed, StoredRecord, dead_letter
 
 STRUCTURE: Final = (
-    "digest FixedString(16), app String, received_at DateTime64(3, 'UTC'), device String, batch String, "
+    "digest FixedString(16), app String, received_at DateTime64(3), device String, batch String, "
     "`index` Nullable(UInt32), reason String, encoding String, body String, "
     "log String, topic String, partition UInt32, offset UInt64"
 )

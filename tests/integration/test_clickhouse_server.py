@@ -1,0 +1,140 @@
+"""The embedded ClickHouse as a process: how it starts, whom it serves, how it ends and what it refuses."""
+
+import asyncio
+import os
+import signal
+import stat
+from typing import Any
+
+import pytest
+from clickhouse_connect.driver.exceptions import DatabaseError
+
+from gateway import clickhouse_server
+from gateway.clickhouse_server import ADMIN, READER, ServerError, connect, password_of
+
+
+async def test_the_wheel_still_holds_a_server_that_listens(clickhouse: Any) -> None:
+    # If this fails, chdb-core no longer serves HTTP: pin the last release that does (see the module's docstring).
+    client = await clickhouse.connect("default")
+    assert (await client.query("SELECT 1, currentUser()")).result_rows == [(1, ADMIN)]
+    await client.close()
+
+
+def test_passwords_are_files_that_only_the_owner_reads(clickhouse: Any) -> None:
+    for name in ("password", "reader-password", "run/users.xml", "run/config.xml"):
+        mode = (clickhouse.directory / name).stat().st_mode
+        assert stat.S_IMODE(mode) == 0o600, name
+
+
+async def test_nobody_comes_in_without_the_password(clickhouse: Any) -> None:
+    with pytest.raises(ServerError, match="Authentication failed"):
+        await connect(clickhouse.url, ADMIN, "wrong")
+
+
+async def test_the_user_without_a_password_can_read_nothing(clickhouse: Any) -> None:
+    client = await connect(clickhouse.url, "default", "")
+    for question in ("SELECT * FROM file('/etc/passwd', 'LineAsString')", "CREATE DATABASE x"):
+        with pytest.raises(DatabaseError, match="Not enough privileges"):
+            await client.command(question)
+    await client.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE x (a Int8) ENGINE = Memory",
+        "CREATE DATABASE x",
+        "INSERT INTO FUNCTION file('x.csv') SELECT 1",
+        "SELECT * FROM file('/etc/passwd', 'LineAsString')",
+        "SELECT * FROM url('http://127.0.0.1:1/', 'LineAsString')",
+        "SYSTEM SHUTDOWN",
+    ],
+)
+async def test_the_reader_reads_tables_and_nothing_else(clickhouse: Any, statement: str) -> None:
+    client = await connect(clickhouse.url, READER, password_of(clickhouse.directory, READER))
+    assert (await client.query("SELECT count() > 0 FROM system.tables")).result_rows == [(1,)]
+    with pytest.raises(DatabaseError, match=r"Not enough privileges|readonly"):
+        await client.command(statement)
+    await client.close()
+
+
+async def test_sigterm_ends_it_with_status_0_even_while_a_client_is_connected(new_clickhouse: Any) -> None:
+    new_clickhouse.start()
+    client = await new_clickhouse.connect("default")
+    await client.query("SELECT 1")
+    code, _ = await asyncio.to_thread(new_clickhouse.end, signal.SIGTERM)
+    assert code == 0
+    await client.close()
+
+
+def test_it_ends_when_its_lifeline_closes(new_clickhouse: Any) -> None:
+    reader, writer = os.pipe()
+    process = new_clickhouse.spawn(lifeline=reader)
+    os.close(reader)
+    clickhouse_server.wait_until_ready(new_clickhouse.url, 60)
+    os.close(writer)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def test_sigterm_while_it_starts_ends_it_too(new_clickhouse: Any) -> None:
+    process = new_clickhouse.spawn()
+    while not (new_clickhouse.directory / "run" / "users.xml").exists():
+        assert process.poll() is None
+    code, _ = new_clickhouse.end(signal.SIGTERM)
+    assert code in (0, -signal.SIGTERM)
+
+
+def test_a_second_server_on_the_directory_is_refused_and_says_why(clickhouse: Any) -> None:
+    second = type(clickhouse)(clickhouse.directory)
+    _, said = second.spawn().communicate(timeout=30)
+    assert second.process.returncode == 1
+    assert said == f"clickhouse: another server already runs on {clickhouse.directory}; stop it first\n"
+
+
+def test_a_taken_port_is_refused_and_says_so(clickhouse: Any, new_clickhouse: Any) -> None:
+    new_clickhouse.port = clickhouse.port
+    _, said = new_clickhouse.spawn().communicate(timeout=30)
+    assert f"port {clickhouse.port} is taken" in said
+
+
+async def test_a_server_that_is_not_there_is_an_error_of_one_line() -> None:
+    with pytest.raises(ServerError, match=r"cannot reach ClickHouse at http://127\.0\.0\.1:1: ") as raised:
+        await connect("http://127.0.0.1:1", ADMIN, "")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(ServerError, match="does not answer"):
+        await asyncio.to_thread(clickhouse_server.wait_until_ready, "http://127.0.0.1:1", 0.1)
+    with pytest.raises(ServerError, match="not an http or https URL"):
+        await connect("localhost:8123")
+
+
+async def test_what_was_answered_survives_kill_9_during_inserts(new_clickhouse: Any) -> None:
+    new_clickhouse.start()
+    client = await new_clickhouse.connect("default")
+    await client.command(
+        "CREATE TABLE kept (n UInt64) ENGINE = MergeTree ORDER BY n "
+        "SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, non_replicated_deduplication_window = 100"
+    )
+    answered = 0
+
+    async def insert_until_it_dies() -> None:
+        nonlocal answered
+        while True:
+            token = {"insert_deduplication_token": str(answered)}
+            row = {"n": answered}
+            await client.command("INSERT INTO kept SELECT {n:UInt64} FROM numbers(1000)", row, settings=token)
+            answered += 1
+            if answered == 5:
+                assert new_clickhouse.process is not None
+                asyncio.get_running_loop().call_later(0.02, new_clickhouse.process.kill)
+
+    with pytest.raises(Exception, match=r"."):
+        await insert_until_it_dies()
+    await client.close()
+    await asyncio.to_thread(new_clickhouse.close)
+    await asyncio.to_thread(new_clickhouse.start)
+    client = await new_clickhouse.connect("default")
+    rows = (await client.query("SELECT n, count() FROM kept GROUP BY n ORDER BY n")).result_rows
+    assert rows[:answered] == [(n, 1000) for n in range(answered)]
+    assert rows[answered:] in ([], [(answered, 1000)])
+    await client.close()
