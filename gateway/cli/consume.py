@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 
+from gateway.cli.failures import Misused
 from gateway.cli.options import Nouns, add_command, add_noun, configuration
 
 
@@ -14,4 +15,7 @@ def register(nouns: Nouns) -> None:
 def _warehouse(arguments: Namespace) -> int:
     from gateway.supervisor.children import consume_warehouse
 
-    return consume_warehouse(configuration(arguments))
+    config = configuration(arguments)
+    if not config.clickhouse_url:
+        raise Misused("a consumer alone needs clickhouse_url: without it, `backhaul serve` runs one beside ClickHouse")
+    return consume_warehouse(config)

@@ -17,6 +17,12 @@ import uvloop
 from gateway.config import Config
 from gateway.supervisor import lifeline
 
+_log = logging.getLogger(__name__)
+
+
+class CannotGoOn(Exception):
+    """What a child needs fails it; a traceback would say nothing more."""
+
 
 class Told:
     """What a child was told: to leave in order, or to leave now."""
@@ -65,7 +71,11 @@ def _until_told(body: Callable[[Told], Coroutine[Any, Any, None]], config: Confi
             lifeline.watch(lifeline_fd, partial(loop.call_soon_threadsafe, told.leave_now), config.grace_seconds)
         await body(told)
 
-    uvloop.run(main())
+    try:
+        uvloop.run(main())
+    except CannotGoOn as error:
+        _log.error("cannot go on: %s", error)
+        return 1
     return 0
 
 

@@ -13,9 +13,11 @@ from aiohttp import web
 
 from gateway.app import create_app
 from gateway.config import Config
+from gateway.publish import Unavailable
 from gateway.publish.embedded import EmbeddedLog
 from gateway.releases.snapshot import SnapshotKeeper
-from gateway.releases.store import Store
+from gateway.releases.store import Store, StoreError
+from gateway.supervisor.children import CannotGoOn
 from gateway.supervisor.drain import Drain
 
 # The supervisor gives the gateway half of the grace: requests must be over before that, so that the log can be closed.
@@ -27,7 +29,14 @@ _COLLECT_EVERY: Final = 50_000
 
 
 async def serve_devices(config: Config, listening: socket.socket, leave: asyncio.Event) -> None:
-    """Answer devices on the listening socket until `leave` is set. Raises what its parts raise at the start."""
+    """Answer devices on the listening socket until `leave` is set. Raises `CannotGoOn`."""
+    try:
+        await _serve(config, listening, leave)
+    except (StoreError, Unavailable) as error:
+        raise CannotGoOn(str(error)) from error
+
+
+async def _serve(config: Config, listening: socket.socket, leave: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         log = await EmbeddedLog.open(
             config.directory / "log", max_bytes=config.log_max_bytes, max_pending_bytes=config.log_pending_max_bytes

@@ -6,16 +6,17 @@
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack, suppress
-from typing import Final
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from typing import Any, Final, TypeVar
 
 from clickhouse_connect.driver.asyncclient import AsyncClient
 
-from consumers.source import EmbeddedSource, Source
+from consumers.source import EmbeddedSource, Source, SourceError
 from consumers.warehouse import WarehouseSettings, run
 from gateway.clickhouse_server import ADMIN, ServerError, connect, password_of, url_of
 from gateway.config import Config
-from gateway.supervisor.children import Told
+from gateway.supervisor.children import CannotGoOn, Told
 from schemas.topics import TOPICS
 
 _CONSUMER: Final = "warehouse"
@@ -23,17 +24,30 @@ _CONSUMER: Final = "warehouse"
 _STOP_SHARE: Final = 0.15
 _LOOK_EVERY_SECONDS: Final = 0.2
 _NO_PROGRESS_SECONDS: Final = 2.0
-_CONNECT_AGAIN_SECONDS: Final = 0.5
+_CONNECT_AGAIN_SECONDS: Final = 0.25
+# The embedded server takes a second or two to start: that is no news.
+_ATTEMPTS_IN_SILENCE: Final = 20
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 
 async def fill_warehouse(config: Config, told: Told, *, catch_up: bool) -> None:
-    """Consume the log until told to leave."""
+    """Consume the log until told to leave. Raises `CannotGoOn`."""
+    try:
+        await _fill(config, told, catch_up=catch_up)
+    except SourceError as error:
+        raise CannotGoOn(str(error)) from error
+
+
+async def _fill(config: Config, told: Told, *, catch_up: bool) -> None:
     async with AsyncExitStack() as stack:
-        source = await EmbeddedSource.open(config.directory / "log", _CONSUMER)
+        source = await _unless(told.leave, EmbeddedSource.open(config.directory / "log", _CONSUMER))
+        if source is None:
+            return
         stack.push_async_callback(source.close)
-        client = await _connected(config, told)
+        client = await _unless(told.leave, _connected(config))
         if client is None:
             return
         stack.push_async_callback(client.close)
@@ -54,23 +68,33 @@ def _settings(config: Config) -> WarehouseSettings:
     )
 
 
-async def _connected(config: Config, told: Told) -> AsyncClient | None:
-    """Return a client as soon as ClickHouse answers; None when told to leave before that."""
+async def _unless(leave: asyncio.Event, opening: Coroutine[Any, Any, T]) -> T | None:
+    """Return what is opened; None when told to leave before it is."""
+    task, leaving = asyncio.create_task(opening), asyncio.create_task(leave.wait())
+    await asyncio.wait([task, leaving], return_when=asyncio.FIRST_COMPLETED)
+    leaving.cancel()
+    if task.done():
+        return task.result()
+    task.cancel()
+    await asyncio.wait([task])
+    return None
+
+
+async def _connected(config: Config) -> AsyncClient:
+    """Return a client as soon as ClickHouse answers."""
     if config.clickhouse_url:
         place = (config.clickhouse_url, config.clickhouse_user, config.clickhouse_password)
     else:
         place = (url_of(config.clickhouse_port), ADMIN, password_of(config.directory / "clickhouse"))
-    said = False
-    while not told.leave.is_set():
+    attempts = 0
+    while True:
+        attempts += 1
         try:
             return await connect(*place, config.clickhouse_database)
         except ServerError as error:
-            if not said:
+            if attempts == _ATTEMPTS_IN_SILENCE:
                 _log.warning("waiting for ClickHouse: %s", error)
-            said = True
-        with suppress(TimeoutError):
-            await asyncio.wait_for(told.leave.wait(), _CONNECT_AGAIN_SECONDS)
-    return None
+        await asyncio.sleep(_CONNECT_AGAIN_SECONDS)
 
 
 async def _tell(stop: asyncio.Event, told: Told, source: Source, *, catch_up: bool) -> None:
