@@ -173,7 +173,7 @@ async def test_the_wait_and_the_frozen_batch_survive_a_restart(world: World) -> 
 
 async def test_no_answer_backs_off_with_full_jitter(world: World) -> None:
     waits = []
-    client = await world.open(dice=random.Random(3))
+    client = await world.open(dice=random.Random(3))  # noqa: S311 - a seeded draw, no secret
     await client.background()  # so that only this test flushes
     client.predict("upsell", SIGNALS)
     for _ in range(9):
@@ -218,9 +218,7 @@ async def test_a_refused_key_keeps_the_batch_and_waits_one_lease(world: World, s
 
 
 @pytest.mark.parametrize(("status", "reason"), [(400, "malformed"), (415, "unsupported_media")])
-async def test_a_batch_that_will_never_be_taken_is_dropped_and_counted(
-    world: World, status: int, reason: str
-) -> None:
+async def test_a_batch_that_will_never_be_taken_is_dropped_and_counted(world: World, status: int, reason: str) -> None:
     world.gateway.answers = [problem(status)]  # type: ignore[list-item]
     client = await world.open()
     client.predict("upsell", SIGNALS)
