@@ -69,6 +69,10 @@ class Child:
             backoff_seconds = min(2 * backoff_seconds, LONGEST_BACKOFF_SECONDS)
         return 0
 
+    def start_no_more(self) -> None:
+        """Let it run, but do not start it again when it ends."""
+        self._stopping.set()
+
     async def stop(self, within_seconds: float) -> bool:
         """Ask it to leave, and kill it when it has not left in time; say whether it left by itself."""
         self._stopping.set()

@@ -84,6 +84,8 @@ class Supervisor:
     async def _stop_children(self) -> None:
         started = time.monotonic()
         self._listening.close()
+        for child in self._children.values():  # whoever stopped us may have told them too, as systemd does
+            child.start_no_more()
         for name, share in _STOP_ORDER:
             if name in self._children:
                 left = started + share * (self._grace_seconds - _RESERVE_SECONDS) - time.monotonic()

@@ -100,3 +100,15 @@ async def test_a_child_that_waits_to_be_started_again_is_stopped_at_once(make: M
     assert await child.stop(10)
     async with asyncio.timeout(5):
         assert await running == 0
+
+
+async def test_a_child_that_ends_during_a_stop_is_not_started_again(make: Make) -> None:
+    child = make("import time; time.sleep(60)")
+    running = asyncio.create_task(child.keep_running())
+    await until(lambda: child.pid is not None)
+    child.start_no_more()
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGTERM)
+    async with asyncio.timeout(10):
+        assert await running == 0
+    assert await child.stop(1)
