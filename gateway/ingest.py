@@ -2,6 +2,8 @@
 
 * 200 is sent only after the log has the batch and a dead letter for each refused event, in one step.
 * A body that is no batch is in the dead letters before the device hears 400 and drops it.
+* A dead letter's text is cut where a batch refuses more than a real one could: ten kilobytes that inflate to megabytes
+  of refused events must not fill the log. The batch's own record has all of it.
 * Nothing here does I/O but the publish; no decoded event lives while it is awaited.
 * Events end as accepted or refused in one place, `Metrics.settle`, and only once they are durable.
 """
@@ -10,6 +12,7 @@ import base64
 import random
 from collections.abc import Callable
 from time import perf_counter
+from typing import Final
 
 import msgspec
 from aiohttp import web
@@ -25,7 +28,11 @@ from gateway.releases.snapshot import SnapshotKeeper
 from schemas.records import BatchHeaders, DeadLetter, Record, batch_record, dead_letter_record
 from schemas.wire import Flush, Refusal, Reply
 
-_reply = msgspec.json.Encoder()
+# Events of a real batch have a few hundred characters, so none of theirs is ever cut.
+_LETTERS_CHARACTERS: Final = 256 * 1024
+_LETTER_CHARACTERS: Final = 512
+
+_reply: Final = msgspec.json.Encoder()
 
 
 class Taken(Struct, frozen=True):
@@ -134,6 +141,7 @@ class Ingest:
 
 
 def _event_letters(about: BatchHeaders, decoded: Decoded) -> list[Record]:
+    longest = max(_LETTER_CHARACTERS, _LETTERS_CHARACTERS // max(1, len(decoded.refused)))
     return [
         dead_letter_record(
             DeadLetter(
@@ -144,7 +152,7 @@ def _event_letters(about: BatchHeaders, decoded: Decoded) -> list[Record]:
                 index=refused.refusal.index,
                 reason=refused.refusal.reason,
                 encoding="json",
-                body=refused.text,
+                body=refused.text[:longest],
             )
         )
         for refused in decoded.refused

@@ -58,9 +58,10 @@ class BatchHeaders(Struct, frozen=True, kw_only=True):
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True):
-    """Something refused, kept whole.
+    """Something refused, kept.
 
-    * A refused event: `index` is its place in the batch, `encoding` is "json", `body` its JSON text.
+    * A refused event: `index` is its place in the batch, `encoding` is "json", `body` its JSON text, cut where it is
+      longer than any real event (the batch's own record has all of it).
     * A refused body: `index` is null, `encoding` its content encoding, `body` base64 of the body as it was sent.
     """
 

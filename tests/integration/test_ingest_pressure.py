@@ -1,6 +1,8 @@
 """A gateway when something gives way: the log, the network, the memory bound, the device, or the gateway itself."""
 
 import asyncio
+import gc
+import gzip
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -9,18 +11,20 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import aiohttp
+import msgspec
 import orjson
 import pytest
 from aiohttp import web
 
 from gateway.app import create_app, run_gateway
 from gateway.config import Config
+from gateway.problems import RequestFailed
 from gateway.publish import Sink, Unavailable
 from gateway.releases import apps
 from gateway.releases.snapshot import SnapshotKeeper
 from gateway.releases.store import Store
 from schemas import reasons
-from schemas.records import Record
+from schemas.records import DeadLetter, Record
 
 VECTORS: Final = orjson.loads((Path(reasons.__file__).parent / "vectors" / "batches.json").read_bytes())
 GOOD: Final[dict[str, Any]] = VECTORS["events"][0]["event"]
@@ -49,8 +53,10 @@ class Gateway(NamedTuple):
     key: str
     session: aiohttp.ClientSession
 
-    async def post(self, body: Any) -> Answer:
+    async def post(self, body: Any, encoding: str = "identity") -> Answer:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
+        if encoding == "gzip":
+            headers["Content-Encoding"], body = encoding, gzip.compress(body)
         async with self.session.post(f"{self.url}/v1/batches", data=body, headers=headers) as response:
             return Answer(response.status, response.headers, await response.read())
 
@@ -214,6 +220,34 @@ async def test_a_device_that_hangs_up_is_nobodys_failure(start: Start, caplog: p
     await gateway.until('backhaul_requests_total{code="hung_up"', 1)
     assert await gateway.metric("backhaul_in_flight_bytes") == 0
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_refused_events_cannot_blow_up_on_the_log(start: Start) -> None:
+    sink = StuckSink(refuses=False)
+    sink.go.set()
+    gateway = await start(sink)
+    few, many = [{"text": "x" * 5000}] * 10, [{"text": "x" * 5000}] * 1000
+    for events, largest in ((few, 60_000), (many, 1_000_000)):
+        sink.taken.clear()
+        answer = await gateway.post(body_of(*events), encoding="gzip")
+        assert len(answer.json["refused"]) == len(sink.taken) - 1 == len(events)
+        assert sum(len(record.value) for record in sink.taken) < largest
+    assert len(msgspec.json.decode(sink.taken[1].value, type=DeadLetter).body) == 512
+
+
+async def test_a_failed_request_leaves_nothing_for_the_garbage_collector(start: Start) -> None:
+    sink = StuckSink(refuses=False)
+    sink.go.set()
+    gateway = await start(sink)
+    bodies = [b"{", body_of(x=[0] * 400_000), b" " * (2**23 + 1)]
+    gc.collect()
+    gc.disable()
+    try:
+        statuses = [(await gateway.post(body, encoding="gzip")).status for body in bodies]
+        assert statuses == [400, 413, 413]
+        assert [left for left in gc.get_objects() if isinstance(left, RequestFailed)] == []
+    finally:
+        gc.enable()
 
 
 async def test_a_mistake_of_our_own_is_a_problem_with_its_traceback_kept(
