@@ -85,13 +85,13 @@ class Life:
 
     async def _use_app(self) -> float:
         """Come to moments of decision. Return how long the session was."""
-        for number, label, value in self._answered_later:
-            self._report(number, label, value)
-        self._answered_later.clear()
+        late, self._answered_later = self._answered_later, []
         moment, since = first_moment(self._dice), 0.0
         for _ in range(self._dice.choice(_DECISIONS)):
             await self._clock.sleep(moment.session_seconds - since)
             since = moment.session_seconds
+            while late:
+                self._report(*late.pop())
             await self._decide(moment)
             moment = next_moment(moment, self._dice)
         return since
