@@ -4,4 +4,7 @@ from typing import Final
 
 BATCHES: Final = "batches"
 DEAD_LETTERS: Final = "dead_letters"
+# What the gateway writes. The embedded log holds these two.
 TOPICS: Final = (BATCHES, DEAD_LETTERS)
+# One plain JSON event a record, on Kafka only: made from `batches` by a consumer.
+EVENTS: Final = "events"

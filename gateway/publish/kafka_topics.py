@@ -1,0 +1,112 @@
+"""The topics on Kafka: made where they are missing, compared with the settings where they are not.
+
+* What exists is never changed: other software may count on it, and more partitions would move devices between them.
+  Every difference is told in a sentence.
+* Nothing relies on brokers that make topics by themselves.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, NoError, TopicAlreadyExistsError, for_code
+from msgspec import Struct
+
+from schemas.kafka import KafkaSettings, TopicSettings
+from schemas.topics import BATCHES, DEAD_LETTERS, EVENTS
+
+_HOUR_MS: Final = 3_600_000
+_REQUEST_TIMEOUT_MS: Final = 10_000
+
+
+class TopicsReport(Struct, frozen=True):
+    """What was found: sentences on what differs, and the largest record that all of the topics take."""
+
+    differences: tuple[str, ...]
+    max_record_bytes: int
+
+
+async def ensure_topics(kafka: KafkaSettings, wanted: TopicSettings, names: Sequence[str]) -> TopicsReport:
+    """Make the topics that are missing and compare the others. Raises KafkaError, OSError or TimeoutError."""
+    admin = AIOKafkaAdminClient(**kafka.client_options(), request_timeout_ms=_REQUEST_TIMEOUT_MS)
+    try:
+        await admin.start()
+        await _create(admin, kafka, wanted, names)
+        found = await _partitions(admin, [kafka.topic(name) for name in names])
+        configs = await _configs(admin, found)
+    finally:
+        await admin.close()
+    differences: list[str] = []
+    for name in names:
+        topic = kafka.topic(name)
+        if topic not in found:
+            differences.append(f"topic {topic} was made and is not listed yet")
+        elif found[topic] != wanted.partitions:
+            differences.append(f"topic {topic} has {found[topic]} partitions where {wanted.partitions} are configured")
+        differences += _differing(topic, topic_configs(name, wanted), configs.get(topic, {}))
+    limits = [int(config["max.message.bytes"]) for config in configs.values() if "max.message.bytes" in config]
+    return TopicsReport(tuple(differences), min([wanted.max_record_bytes, *limits]))
+
+
+def topic_configs(name: str, wanted: TopicSettings) -> dict[str, str]:
+    """Return the configuration of a topic, in Kafka's words."""
+    hours = {
+        BATCHES: wanted.batches_retention_hours,
+        DEAD_LETTERS: wanted.dead_letters_retention_hours,
+        EVENTS: wanted.events_retention_hours,
+    }
+    return {
+        "cleanup.policy": "delete",
+        "retention.ms": str(hours[name] * _HOUR_MS),
+        "max.message.bytes": str(wanted.max_record_bytes),
+        "min.insync.replicas": str(wanted.needed_insync),
+        # Bodies are compressed already; the broker would only open and close them again.
+        "compression.type": wanted.events_compression if name == EVENTS else "producer",
+    }
+
+
+async def _create(
+    admin: AIOKafkaAdminClient, kafka: KafkaSettings, wanted: TopicSettings, names: Sequence[str]
+) -> None:
+    there = set(await admin.list_topics())
+    new = [
+        NewTopic(kafka.topic(name), wanted.partitions, wanted.replication, topic_configs=topic_configs(name, wanted))
+        for name in names
+        if kafka.topic(name) not in there
+    ]
+    if not new:
+        return
+    answer = await admin.create_topics(new)
+    for topic, code, *message in answer.topic_errors:
+        failure = for_code(code)
+        if failure not in (NoError, TopicAlreadyExistsError):  # another gateway may have been faster
+            raise failure(f"topic {topic} cannot be made: {' '.join(filter(None, message)) or failure.description}")
+
+
+async def _partitions(admin: AIOKafkaAdminClient, topics: Sequence[str]) -> dict[str, int]:
+    described = await admin.describe_topics(list(topics))
+    return {topic["topic"]: len(topic["partitions"]) for topic in described if topic["error_code"] == 0}
+
+
+async def _configs(admin: AIOKafkaAdminClient, topics: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return what brokers tell of the topics' configurations: nothing, where that is not allowed."""
+    resources = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
+    try:
+        answers = await admin.describe_configs(resources) if resources else []
+    except KafkaError:
+        return {}
+    return {
+        topic: {name: value for name, value, *_ in entries}
+        for answer in answers
+        for code, _message, _type, topic, entries in answer.resources
+        if code == 0
+    }
+
+
+def _differing(topic: str, wanted: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    return [
+        f"topic {topic} has {key}={found[key]} where {value} is configured"
+        for key, value in wanted.items()
+        if key in found and found[key] != value
+    ]
