@@ -10,6 +10,7 @@ from typing import Any, Final
 import orjson
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it ships no types
+from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 import schemas
 from gateway.openapi import batch_schema, openapi
@@ -39,13 +40,13 @@ def test_the_schemas_are_valid_in_their_dialect() -> None:
         Draft202012Validator.check_schema(schema)
 
 
-def test_the_document_has_what_openapi_requires_and_every_reference_leads_somewhere() -> None:
+def test_the_document_is_openapi_3_1_and_every_reference_leads_somewhere() -> None:
     document = json.loads(openapi())
-    assert document["openapi"].startswith("3.1.")
-    assert {"title", "version"} <= document["info"].keys()
+    standard = Draft202012Validator(OPENAPI_31)  # the OpenAPI Initiative's own schema, as schemathesis ships it
+    standard.validate(document)
+    assert not standard.is_valid({**document, "info": {}})
     operations = [operation for path in document["paths"].values() for operation in path.values()]
     assert len({operation["operationId"] for operation in operations}) == len(operations)
-    assert all(answer["description"] for operation in operations for answer in operation["responses"].values())
     for reference in references(document):
         node = document
         for part in reference.removeprefix("#/").split("/"):

@@ -3,13 +3,16 @@
 import asyncio
 import base64
 import gzip
+import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import aiohttp
+import msgspec
 import orjson
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consumers.source import EmbeddedSource
 from gateway.app import run_gateway
@@ -17,11 +20,13 @@ from gateway.config import Config
 from gateway.publish import Sink
 from gateway.publish.embedded import EmbeddedLog
 from gateway.releases import apps
+from gateway.releases.publish import publish_release
 from gateway.releases.snapshot import SnapshotKeeper
 from gateway.releases.store import Store
 from schemas import reasons
 from schemas.reading import read_batch
 from schemas.records import DeadLetter, StoredRecord, dead_letter
+from schemas.releases import Catalogue
 from schemas.topics import BATCHES, DEAD_LETTERS
 
 VECTORS: Final = Path(reasons.__file__).parent / "vectors"
@@ -29,6 +34,7 @@ BATCH_VECTORS: Final = orjson.loads((VECTORS / "batches.json").read_bytes())
 REFUSAL_VECTORS: Final = orjson.loads((VECTORS / "refusals.json").read_bytes())
 ENVELOPE: Final[dict[str, Any]] = BATCH_VECTORS["envelope"]
 GOOD: Final[dict[str, Any]] = BATCH_VECTORS["events"][0]["event"]
+MODEL: Final = Path(__file__).parents[1] / "models" / "upsell-1.mlmodel"
 JSON: Final = {"Content-Type": "application/json"}
 
 
@@ -58,7 +64,9 @@ class Gateway(NamedTuple):
     url: str
     keys: Mapping[str, str]
     session: aiohttp.ClientSession
-    source: EmbeddedSource | None
+    source: EmbeddedSource
+    store: Store
+    snapshots: SnapshotKeeper
 
     async def post(self, body: Any, *, key: str | None = "known", headers: Mapping[str, str] = JSON) -> Answer:
         authorization = {} if key is None else {"Authorization": f"Bearer {self.keys[key]}"}
@@ -72,7 +80,6 @@ class Gateway(NamedTuple):
             return await read(response)
 
     async def records(self, topic: str) -> list[StoredRecord]:
-        assert self.source is not None
         return await self.source.read(topic, 0, 0, max_records=10_000, max_bytes=2**40)
 
     async def letters(self) -> list[DeadLetter]:
@@ -119,7 +126,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
     running, snapshots, url = await served(Config(listen="127.0.0.1:0", gateway_name="here"), sink, store, stop)
     source = await EmbeddedSource.open(tmp_path, "reader")
     async with aiohttp.ClientSession(auto_decompress=False) as session:
-        yield Gateway(url, keys, session, source)
+        yield Gateway(url, keys, session, source, store, snapshots)
     await source.close()
     stop.set()
     await running
@@ -186,6 +193,30 @@ async def test_a_batch_sent_again_is_answered_alike(gateway: Gateway) -> None:
     body = body_of(GOOD, {})
     answers = [{**(await gateway.post(body)).json, "server_time": 0} for _ in range(2)]
     assert answers[0] == answers[1]
+
+
+async def test_a_device_learns_of_a_release_from_the_reply(gateway: Gateway) -> None:
+    published = await publish_release(
+        gateway.store,
+        app="shop",
+        model="upsell",
+        file=MODEL,
+        sdk=">=2.3",
+        signing_key=Ed25519PrivateKey.generate(),
+        now_ms=1,
+    )
+    await gateway.snapshots.refresh()
+    have = {"upsell": {"catalogue": 0, "use": "bundled"}}
+    news = (await gateway.post(body_of(have=have))).json
+    assert news["use"] == {"upsell": 1}
+    document = base64.b64decode(news["catalogues"]["upsell"]["document"])
+    assert msgspec.json.decode(document, type=Catalogue) == published
+    [inline] = news["inline"].items()
+    assert hashlib.sha256(base64.b64decode(inline[1])).hexdigest() == inline[0]
+    have = {"upsell": {"catalogue": published.number, "use": 1}}
+    assert {"use", "catalogues", "inline"}.isdisjoint((await gateway.post(body_of(have=have))).json)
+    offers = [read_batch(record)[0].offer["upsell"].use for record in await gateway.records(BATCHES)]
+    assert offers == [1, 1]
 
 
 async def test_headers_are_read_as_http_means_them(gateway: Gateway) -> None:
