@@ -1,8 +1,8 @@
-"""Put the gateway together: routes, their parts, and the life of the server.
+"""Put the gateway together: its routes and their parts.
 
 * Every part gets what it needs here; nothing is global, so several gateways can live in one process.
 * Failures of any kind become a problem document in one place, and every answer is counted there.
-* A stop drains: no new connections, requests in flight are finished, then the sink is closed.
+* Run it with `auto_decompress=False`: bodies go to the log as they were sent, and `decode` inflates under its own cap.
 """
 
 import asyncio
@@ -33,8 +33,6 @@ log: Final = logging.getLogger(__name__)
 
 # Only ever counted; the number is nginx's for the same thing.
 _HUNG_UP: Final = 499
-# The rest of the grace is for closing the log and leaving.
-_DRAIN_SHARE: Final = 0.7
 
 
 class GatewaySettings(Protocol):
@@ -42,8 +40,6 @@ class GatewaySettings(Protocol):
 
     @property
     def name(self) -> str: ...
-    @property
-    def address(self) -> tuple[str, int]: ...
     @property
     def body_max_bytes(self) -> int: ...
     @property
@@ -58,8 +54,6 @@ class GatewaySettings(Protocol):
     def flush_seconds(self) -> int: ...
     @property
     def lease_seconds(self) -> int: ...
-    @property
-    def grace_seconds(self) -> float: ...
 
 
 def now_ms() -> int:
@@ -107,37 +101,6 @@ def create_app(
     app.add_routes([web.get("/healthz", _healthz), web.get("/readyz", _readyz(sink, snapshots))])
     app.add_routes([web.get("/metrics", _metrics(metrics))])
     return app
-
-
-async def run_gateway(
-    settings: GatewaySettings,
-    sink: Sink,
-    snapshots: SnapshotKeeper,
-    store: Store,
-    stop: asyncio.Event,
-    *,
-    reuse_port: bool | None = None,
-    listening: Callable[[str, int], None] | None = None,
-) -> None:
-    """Serve until `stop` is set, then drain within the grace and close the sink.
-
-    `listening` is told the host and port once connections are accepted. Raises OSError when the address is taken.
-    """
-    app = create_app(settings, sink=sink, snapshots=snapshots, store=store)
-    runner = web.AppRunner(
-        app, auto_decompress=False, access_log=None, shutdown_timeout=settings.grace_seconds * _DRAIN_SHARE
-    )
-    try:
-        await runner.setup()
-        host, port = settings.address
-        await web.TCPSite(runner, host, port, reuse_port=reuse_port).start()
-        bound_host, bound_port = runner.addresses[0][:2]
-        if listening is not None:
-            listening(bound_host, bound_port)
-        await stop.wait()
-    finally:
-        await runner.cleanup()
-        await sink.close()
 
 
 def _answers(metrics: Metrics) -> Middleware:

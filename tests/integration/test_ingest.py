@@ -12,12 +12,12 @@ import aiohttp
 import msgspec
 import orjson
 import pytest
+from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consumers.source import EmbeddedSource
-from gateway.app import run_gateway
+from gateway.app import create_app
 from gateway.config import Config
-from gateway.publish import Sink
 from gateway.publish.embedded import EmbeddedLog
 from gateway.releases import apps
 from gateway.releases.publish import publish_release
@@ -96,20 +96,6 @@ class Gateway(NamedTuple):
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(sample))
 
 
-async def served(
-    config: Config, sink: Sink, store: Store, stop: asyncio.Event
-) -> tuple[asyncio.Task[None], SnapshotKeeper, str]:
-    """Start a gateway on any free port and return its task, its snapshots and its URL."""
-    snapshots = await SnapshotKeeper.open(store, refresh_seconds=3600)
-    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-    def listening(host: str, port: int) -> None:
-        address.set_result(f"http://{host}:{port}")
-
-    running = asyncio.create_task(run_gateway(config, sink, snapshots, store, stop, listening=listening))
-    return running, snapshots, await address
-
-
 async def make_keys(store: Store) -> dict[str, str]:
     known = await apps.create_app(store, "shop", 1)
     revoked = await apps.add_key(store, "shop", 2)
@@ -121,16 +107,20 @@ async def make_keys(store: Store) -> dict[str, str]:
 async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
     store = Store.open("memory://")
     keys = await make_keys(store)
+    snapshots = SnapshotKeeper(store)
+    await snapshots.refresh()
     sink = await EmbeddedLog.open(tmp_path, max_bytes=2**30, max_pending_bytes=2**26)
-    stop = asyncio.Event()
-    running, snapshots, url = await served(Config(listen="127.0.0.1:0", gateway_name="here"), sink, store, stop)
+    app = create_app(Config(gateway_name="here"), sink=sink, snapshots=snapshots, store=store)
+    runner = web.AppRunner(app, auto_decompress=False, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
     source = await EmbeddedSource.open(tmp_path, "reader")
     async with aiohttp.ClientSession(auto_decompress=False) as session:
-        yield Gateway(url, keys, session, source, store, snapshots)
+        yield Gateway(f"http://{host}:{port}", keys, session, source, store, snapshots)
     await source.close()
-    stop.set()
-    await running
-    await snapshots.close()
+    await runner.cleanup()
+    await sink.close()
 
 
 @pytest.mark.parametrize("vector", BATCH_VECTORS["batches"], ids=lambda vector: vector["name"])

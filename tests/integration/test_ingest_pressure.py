@@ -16,7 +16,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from gateway.app import create_app, run_gateway
+from gateway.app import create_app
 from gateway.config import Config
 from gateway.problems import RequestFailed
 from gateway.publish import Sink, Unavailable
@@ -99,14 +99,11 @@ class StuckSink(Sink):
 
     refuses: bool
     go: asyncio.Event = field(default_factory=asyncio.Event)
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
     taken: list[Record] = field(default_factory=list)
-    closed: bool = False
 
     async def publish(self, records: Sequence[Record]) -> None:
         if self.refuses:
             raise Unavailable("the disk is full", 3.0)
-        self.asked.set()
         await self.go.wait()
         self.taken += records
 
@@ -117,7 +114,7 @@ class StuckSink(Sink):
         return {}
 
     async def close(self) -> None:
-        self.closed = True
+        self.refuses = True
 
 
 Start = Callable[..., Awaitable[Gateway]]
@@ -175,30 +172,6 @@ async def test_past_the_bytes_in_flight_devices_slow_down(start: Start) -> None:
     assert [answer.status for answer in await asyncio.gather(*waiting)] == [200, 200]
     assert await gateway.metric("backhaul_in_flight_bytes") == 0
     assert (await gateway.post(large)).status == 200
-
-
-async def test_a_stop_finishes_what_is_in_flight_then_closes_the_sink() -> None:
-    sink, store, stop = StuckSink(refuses=False), Store.open("memory://"), asyncio.Event()
-    key = await apps.create_app(store, "shop", 1)
-    snapshots = SnapshotKeeper(store)
-    await snapshots.refresh()
-    port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    config = Config(listen="127.0.0.1:0")
-    running = asyncio.create_task(
-        run_gateway(config, sink, snapshots, store, stop, listening=lambda _, bound: port.set_result(bound))
-    )
-    async with aiohttp.ClientSession() as session:
-        gateway = Gateway(f"http://127.0.0.1:{await port}", key, session)
-        waiting = asyncio.create_task(gateway.post(body_of(GOOD)))
-        await sink.asked.wait()
-        stop.set()
-        with pytest.raises(aiohttp.ClientConnectorError):
-            await gateway.until("backhaul_never", 1)  # the listener closes within a few turns of the loop
-        assert not sink.closed
-        sink.go.set()
-        assert (await waiting).status == 200
-    await running
-    assert (sink.closed, len(sink.taken)) == (True, 1)
 
 
 async def test_a_body_that_stalls_is_given_up(start: Start) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import pytest
 import schemathesis
+from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
@@ -18,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from gateway.app import run_gateway
+from gateway.app import create_app
 from gateway.config import Config
 from gateway.publish.embedded import EmbeddedLog
 from gateway.releases import apps
@@ -54,11 +55,15 @@ class Served:
         await snapshots.refresh()
         sink = await EmbeddedLog.open(self._directory, max_bytes=2**30, max_pending_bytes=2**26)
 
-        def listening(host: str, port: int) -> None:
-            self.url = f"http://{host}:{port}"
-            self._listening.set()
-
-        await run_gateway(Config(listen="127.0.0.1:0"), sink, snapshots, store, self._stop, listening=listening)
+        runner = web.AppRunner(create_app(Config(), sink=sink, snapshots=snapshots, store=store), auto_decompress=False)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0][:2]
+        self.url = f"http://{host}:{port}"
+        self._listening.set()
+        await self._stop.wait()
+        await runner.cleanup()
+        await sink.close()
 
     def __enter__(self) -> "Served":
         self._thread.start()
