@@ -124,6 +124,15 @@ class KafkaSink(Sink):
                 raise self._unavailable() from error
         self._counts["records"] += len(records)
 
+    def check(self, records: Sequence[Record]) -> None:
+        """Refuse what can never be published. Raises `TooLarge`, and ValueError for a topic that there cannot be."""
+        for record in records:
+            if record.topic not in TOPICS:
+                raise ValueError(f"no such topic: {record.topic!r}")
+            if size_bytes(record) > self._max_record_bytes:
+                reason = f"a record of {size_bytes(record)} bytes; Kafka takes {self._max_record_bytes}"
+                raise TooLarge(reason, _AWAY_RETRY_SECONDS)
+
     async def wait_healthy(self, seconds: float) -> bool:
         """Wait until records can be published; say whether they can."""
         if seconds > 0:
@@ -156,12 +165,7 @@ class KafkaSink(Sink):
         await asyncio.wait({self._keeper})
 
     def _admit(self, records: Sequence[Record]) -> Producer:
-        for record in records:
-            if record.topic not in TOPICS:
-                raise ValueError(f"no such topic: {record.topic!r}")
-            if size_bytes(record) > self._max_record_bytes:
-                reason = f"a record of {size_bytes(record)} bytes; Kafka takes {self._max_record_bytes}"
-                raise TooLarge(reason, _AWAY_RETRY_SECONDS)
+        self.check(records)
         if self._producer is None or self.trouble() is not None:
             raise self._unavailable()
         if self._pending_bytes + sum(map(size_bytes, records)) > self._settings.max_pending_bytes:
