@@ -16,7 +16,7 @@ import msgspec
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from gateway.client.fleet import FleetOptions, FleetReport, bundled_upsell, run_fleet
-from gateway.demo.live import Moment, Progress
+from gateway.demo.live import Progress
 from gateway.demo.memory import resident_bytes
 from gateway.demo.result import Result, print_result
 from gateway.demo.served import DemoError, Served, serving
@@ -50,15 +50,19 @@ async def run_demo(options: DemoOptions) -> int:
         loop.add_signal_handler(signal.SIGTERM, task.cancel)  # so that nothing is left running behind us
     try:
         directory = _empty_directory(options.data)
-        code = await _run(options, directory)
+        try:
+            code = await _run(options, directory)
+        except asyncio.CancelledError:
+            _forget(options, directory)
+            raise
+        if code == 0:
+            _forget(options, directory)  # after a failure it stays, to be looked at
+        return code
     except DemoError as error:
         sys.stderr.write(f"backhaul demo: {error}\n")
         return 1
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
-    if code == 0 and options.data is None and not options.keep:
-        shutil.rmtree(directory, ignore_errors=True)  # after a failure it stays, to be looked at
-    return code
 
 
 async def _run(options: DemoOptions, directory: Path) -> int:
@@ -86,6 +90,7 @@ async def _show(options: DemoOptions, served: Served, progress: Progress) -> Res
     warehouse = await Warehouse.open(served.config)
     try:
         fleet = await _act(_fleet_options(options, served, stage), stage, warehouse, progress)
+        progress.fleet(fleet)
         progress.say("waiting for the warehouse")
         arriving = fleet.produced - fleet.queued - sum(fleet.dropped.values())
         stored = await warehouse.caught_up(arriving, _PATIENCE_SECONDS, progress.stored)
@@ -98,7 +103,7 @@ async def _show(options: DemoOptions, served: Served, progress: Progress) -> Res
         usual_requests_per_device_day=fleet.usual_requests_per_device_day,
         bytes_per_event=fleet.bytes_sent / max(1, stored.events + stored.refused),
         stored=stored,
-        history=[*progress.history, Moment(options.seconds, fleet.releases)],
+        history=progress.history,
         memory_bytes=resident_bytes(served.processes() | {"fleet": os.getpid()}),
         data=str(directory),
         url=served.url,
@@ -156,6 +161,11 @@ def _print(options: DemoOptions, result: Result) -> None:
     else:
         print_result(result, keeps_data=options.data is not None or bool(result.faults), keeps_serving=options.keep)
     sys.stdout.flush()
+
+
+def _forget(options: DemoOptions, directory: Path) -> None:
+    if options.data is None and not options.keep:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _empty_directory(data: Path | None) -> Path:
