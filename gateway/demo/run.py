@@ -16,6 +16,7 @@ import msgspec
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from gateway.client.fleet import FleetOptions, FleetReport, bundled_upsell, run_fleet
+from gateway.client.fleet.files import allow_open_files
 from gateway.demo.live import Progress
 from gateway.demo.memory import resident_bytes
 from gateway.demo.result import Result, print_result
@@ -49,6 +50,7 @@ async def run_demo(options: DemoOptions) -> int:
     if task is not None:
         loop.add_signal_handler(signal.SIGTERM, task.cancel)  # so that nothing is left running behind us
     try:
+        allow_open_files(options.devices)
         directory = _empty_directory(options.data)
         try:
             code = await _run(options, directory)
@@ -58,7 +60,7 @@ async def run_demo(options: DemoOptions) -> int:
         if code == 0:
             _forget(options, directory)  # after a failure it stays, to be looked at
         return code
-    except DemoError as error:
+    except (DemoError, OSError) as error:
         sys.stderr.write(f"backhaul demo: {error}\n")
         return 1
     finally:

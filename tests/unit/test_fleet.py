@@ -1,6 +1,7 @@
 """The fleet's made-up parts: its users, phones, radios and calendar. The real client is tested beside them."""
 
 import os
+import resource
 from gzip import compress
 from pathlib import Path
 from random import Random
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.client.fleet.calendar import Calendar, go_on
+from gateway.client.fleet.files import allow_open_files
 from gateway.client.fleet.life import Tally
 from gateway.client.fleet.loaded import LoadedOnce
 from gateway.client.fleet.phones import CURRENT_SDK, LAUNCHES_PER_DAY, OLD_SDK, Phone, phone, seconds_to_launch
@@ -163,6 +165,14 @@ def test_a_model_is_loaded_once_for_all_devices_and_a_bad_one_never() -> None:
     for _ in range(2):
         with pytest.raises(BadModel):
             runtime.load(b"<html>")
+
+
+def test_more_devices_than_the_system_has_files_for_are_refused_before_they_are_made() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        pytest.skip("this system sets no limit")
+    with pytest.raises(OSError, match="open files"):
+        allow_open_files(most)
 
 
 def test_the_usual_way_is_counted_beside_what_was_done() -> None:

@@ -17,6 +17,7 @@ import aiohttp
 from gateway.client.bundled import Bundled
 from gateway.client.fleet.calendar import go_on
 from gateway.client.fleet.device import Device, Install
+from gateway.client.fleet.files import allow_open_files
 from gateway.client.fleet.life import Tally
 from gateway.client.fleet.loaded import LoadedOnce
 from gateway.client.fleet.phones import phone
@@ -56,7 +57,10 @@ Watcher = Callable[[FleetReport], None]
 
 
 async def run_fleet(options: FleetOptions, watch: Watcher | None = None, watch_seconds: float = 1.0) -> FleetReport:
-    """Run a fleet from start to finish and report; `watch` is given a report now and then meanwhile."""
+    """Run a fleet from start to finish and report; `watch` is given a report now and then meanwhile.
+
+    Raises OSError where there is no room for the devices' files.
+    """
     async with AsyncExitStack() as stack:
         connector = await stack.enter_async_context(aiohttp.TCPConnector(limit=options.connections))
         fleet = Fleet(options, connector)
@@ -77,6 +81,7 @@ class Fleet:
     """Devices that share a process, a calendar and their connections."""
 
     def __init__(self, options: FleetOptions, connector: aiohttp.BaseConnector) -> None:
+        allow_open_files(options.devices)
         options.directory.mkdir(parents=True, exist_ok=True)
         self._options = options
         self._calendar = go_on(options.directory, options.day_seconds)
