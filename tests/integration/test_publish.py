@@ -96,7 +96,8 @@ async def test_a_published_release_can_be_fetched_verified_and_run(store: Store)
 async def test_the_metadata_speaks_where_the_publisher_does_not(store: Store) -> None:
     (release,) = (await publish(store)).releases
     assert release.inputs == ["battery_level", "charging"]
-    assert release.parameters == Parameters(threshold=0.1729, explore=0.05)
+    stated = loaded(FIRST).metadata
+    assert release.parameters == Parameters(float(stated["threshold"]), float(stated["explore"]))
     (_, overridden) = reversed((await publish(store, threshold=0.6, inputs=["x", "y"])).releases)
     assert overridden.parameters == Parameters(threshold=0.6, explore=0.05)
     assert overridden.inputs == ["x", "y"]
