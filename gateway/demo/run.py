@@ -61,7 +61,8 @@ async def run_demo(options: DemoOptions) -> int:
             _forget(options, directory)  # after a failure it stays, to be looked at
         return code
     except (DemoError, OSError) as error:
-        sys.stderr.write(f"backhaul demo: {error}\n")
+        reason = error.strerror if isinstance(error, OSError) and not error.filename else error
+        sys.stderr.write(f"backhaul demo: {reason}\n")
         return 1
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
