@@ -46,6 +46,11 @@ class Document(Struct, frozen=True):
     strict: bool
 
     @property
+    def unreadable(self) -> bool:
+        """Say that this could be read."""
+        return False
+
+    @property
     def size_bytes(self) -> int:
         """Return what this holds of the consumer's memory, roughly."""
         return len(self.json)

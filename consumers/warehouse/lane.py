@@ -35,6 +35,8 @@ class Item(Protocol):
     def expected(self) -> int: ...
     @property
     def size_bytes(self) -> int: ...
+    @property
+    def unreadable(self) -> bool: ...
 
 
 class Cargo(Protocol):
@@ -184,6 +186,7 @@ class LaneConsumer:
         self._tell(
             records=self.progress.records + len(items),
             resends=self.progress.resends + resends,
+            unreadable=self.progress.unreadable + sum(item.unreadable for item in items),
             ranges=self.progress.ranges + 1,
             trouble="",
         )

@@ -48,6 +48,11 @@ class Letter(Struct, frozen=True):
         return 0
 
     @property
+    def unreadable(self) -> bool:
+        """Say whether this is a record that nobody could read."""
+        return self.reason == UNREADABLE
+
+    @property
     def size_bytes(self) -> int:
         """Return what this holds of the consumer's memory, roughly."""
         return len(self.body)
