@@ -73,7 +73,7 @@ def _traffic(result: Result) -> Table:
                 f"{result.requests_per_device_day:.2f}",
                 f"{result.usual_requests_per_device_day:.2f}",
             ),
-            ("of these, model downloads", fleet.downloads, ""),
+            ("of these, model downloads", fleet.downloads, fleet.downloads),
             ("device-days", f"{fleet.device_days:.0f}", ""),
             ("launches, decisions", f"{fleet.launches}, {fleet.decisions}", ""),
             ("events", fleet.produced, ""),

@@ -183,4 +183,4 @@ def test_the_usual_way_is_counted_beside_what_was_done() -> None:
     report = fleet_report([one, two], 2.0, tally, meter, settling_requests=3)
     assert (report.produced, report.queued, report.dropped) == (13, 2, {"queue_full": 2})
     assert (report.releases, report.unsettled) == ({"1": 1, "2": 1}, 1)
-    assert (report.requests_per_device_day, report.usual_requests_per_device_day) == (3.0, 13.5)
+    assert (report.requests_per_device_day, report.usual_requests_per_device_day) == (3.0, 14.0)

@@ -28,7 +28,7 @@ class FleetReport(Struct, frozen=True, kw_only=True):
     * `settling_requests` are those of `requests` that only ended the run; no life asked for them.
     * produced = queued + dropped + what the gateway has taken, when nothing is on its way.
     * `usual_requests`: one request for every decision (its outcome in it), one poll for news at every launch that has
-      network, and one for every hour in the foreground.
+      network, one for every hour in the foreground, and the same downloads.
     """
 
     devices: int
@@ -89,7 +89,7 @@ def fleet_report(
         lost_requests=meter.lost,
         problem_answers=meter.problems,
         bytes_sent=meter.bytes_sent,
-        usual_requests=tally.decisions + tally.polls,
+        usual_requests=tally.decisions + tally.polls + meter.downloads,
         releases=dict(Counter(str(device.release) for device in each)),
         unsettled=sum(1 for device in each if device.unsettled),
         each=each,
