@@ -23,14 +23,16 @@ def show(arguments: Namespace, data: object, text: str) -> None:
     sys.stdout.flush()
 
 
-def show_table(arguments: Namespace, columns: Sequence[str], rows: Sequence[Row], nothing: str = "nothing") -> None:
+def show_table(
+    arguments: Namespace, columns: Sequence[str], rows: Sequence[Row], nothing: str = "nothing", title: str = ""
+) -> None:
     """Print rows as a table, with `--json` as a list of objects; `nothing` is what people read when there are none."""
     if arguments.json:
         show(arguments, [dict(zip(columns, row, strict=True)) for row in rows], "")
     elif not rows:
         note(nothing)
     else:
-        _print_table(columns, rows)
+        _print_table(columns, rows, title)
 
 
 def note(text: str) -> None:
@@ -50,12 +52,12 @@ def moment(milliseconds: int | None) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
-def _print_table(columns: Sequence[str], rows: Sequence[Row]) -> None:
+def _print_table(columns: Sequence[str], rows: Sequence[Row], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", title=title or None, title_justify="left")
     for index, column in enumerate(columns):
         numeric = all(isinstance(row[index], int | float) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")

@@ -1,0 +1,105 @@
+"""The command line itself: exit codes, one-line errors, what goes where, and how fast the help is."""
+
+import json
+import subprocess
+import sys
+from argparse import Namespace
+
+import pytest
+
+from gateway.cli import main
+from gateway.cli.failures import one_line
+from gateway.cli.printing import as_json, moment, show, show_table
+
+NOUNS = ("serve", "app", "key", "release", "report", "sql", "fleet", "demo", "doctor", "consume")
+
+
+def test_the_help_names_every_noun(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    assert left.value.code == 0
+    words = capsys.readouterr().out.split()
+    assert [noun for noun in NOUNS if noun not in words] == []
+    assert "child" not in words
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["nope"], ["app"], ["app", "create"], ["serve", "--port", "1"], ["key", "generate"], ["child"]]
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert "--help)" in printed.err
+
+
+def test_a_wrong_configuration_is_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BACKHAUL_GRACE_SECOND", "1")
+    assert main(["app", "list"]) == 2
+    assert capsys.readouterr().err == (
+        "backhaul: unknown key 'grace_second' from the variable BACKHAUL_GRACE_SECOND: did you mean 'grace_seconds'?\n"
+    )
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out.startswith("backhaul ")
+
+
+def test_the_help_imports_nothing_heavy() -> None:
+    """Wall time depends on the machine; what is imported does not."""
+    script = (
+        "import sys\nfrom gateway.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'aiohttp', 'asyncio', 'clickhouse_connect', 'cryptography', 'obstore', 'rich', 'sqlite3', 'chdb'}\n"
+        "sys.stderr.write(' '.join(sorted(heavy & set(sys.modules))))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_a_table_is_json_objects_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table(Namespace(json=True), ("a", "b"), [(1, "x"), (2, None)])
+    assert json.loads(capsys.readouterr().out) == [{"a": 1, "b": "x"}, {"a": 2, "b": None}]
+
+
+def test_no_rows_is_an_empty_list_for_programs_and_a_remark_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table(Namespace(json=True), ("a",), [])
+    assert capsys.readouterr().out == "[]\n"
+    show_table(Namespace(json=False), ("a",), [], "none yet")
+    assert capsys.readouterr() == ("", "none yet\n")
+
+
+def test_a_table_in_a_pipe_loses_no_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table(Namespace(json=False), ("name", "rate"), [("x" * 200, 0.123456789), ("[bold]", None)])
+    printed = capsys.readouterr().out
+    assert "x" * 200 in printed
+    assert "0.123457" in printed
+    assert "[bold]" in printed
+
+
+def test_text_is_for_people_and_data_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    show(Namespace(json=False), {"key": "k"}, "k")
+    assert capsys.readouterr().out == "k\n"
+    show(Namespace(json=True), {"key": "k"}, "k")
+    assert capsys.readouterr().out == '{"key":"k"}\n'
+
+
+def test_what_json_has_no_form_for_becomes_text() -> None:
+    assert as_json({"o": {1: complex(1, 2)}}) == '{"o":{"1":"(1+2j)"}}'
+
+
+def test_a_moment_is_utc_to_the_second() -> None:
+    assert moment(1795334400123) == "2026-11-22 08:00:00Z"
+    assert moment(None) == ""
+
+
+def test_a_message_of_many_lines_becomes_one() -> None:
+    assert one_line("a\n  b\tc") == "a b c"
