@@ -25,6 +25,7 @@ import tempfile
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -239,7 +240,7 @@ class LocalKafka:
         self.wait_ready()
 
     def wait_ready(self, seconds: float = _READY_SECONDS) -> None:
-        """Wait until the cluster lists all of its brokers. Raises `LocalKafkaError`; not for use in an event loop."""
+        """Wait until the cluster lists all of its brokers. Raises `LocalKafkaError`."""
         if not _until(self._answers, seconds):
             logs = ", ".join(str(broker.home / "broker.log") for broker in self.brokers)
             raise LocalKafkaError(f"not all brokers answered within {seconds:g} s; see {logs}")
@@ -261,7 +262,10 @@ class LocalKafka:
         for broker in self.brokers:
             if broker.pid is None:
                 raise LocalKafkaError(f"broker {broker.node} has died; see {broker.home / 'broker.log'}")
-        return all(_port_open(broker.port) for broker in self.brokers) and asyncio.run(self._all_listed())
+        if not all(_port_open(broker.port) for broker in self.brokers):
+            return False
+        with ThreadPoolExecutor(1) as beside:  # this thread may be running an event loop: a test's
+            return beside.submit(lambda: asyncio.run(self._all_listed())).result()
 
     async def _all_listed(self) -> bool:
         expected = {broker.node for broker in self.brokers}
