@@ -97,6 +97,20 @@ class Target(Struct, frozen=True, omit_defaults=True):
     app_version: str = ""
     os: str = ""
     locale: list[str] = []
+    hardware: list[str] = []
+
+
+class Held(Struct, frozen=True):
+    """The held-out baseline, which outlasts the rollout: the arm of that name, filled by a salt of the model's own.
+
+    * Held out are the devices whose second hash by this salt is below the arm's weight, once their first is below
+      `exposure`. They run the arm's `use` while a rollout runs, is paused or is complete; they are in no other arm.
+    * The next rollout takes salt and exposure over, and the exposure never falls: whoever is held out stays so.
+    """
+
+    arm: str
+    salt: str
+    exposure: Probability
 
 
 class Rollout(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -113,9 +127,19 @@ class Rollout(Struct, frozen=True, kw_only=True, omit_defaults=True):
     stages: list[Probability] = []
     otherwise: Use
     target: Target = Target()
+    held: Held | None = None
     author: str = ""
     reason: str = ""
     at: Milliseconds = 0
+    approved_by: str = ""
+
+
+class Proposal(Struct, frozen=True):
+    """A change that waits for a second operator: `rollout` becomes document `follows` + 1 if nobody writes before."""
+
+    number: Annotated[int, Meta(ge=1)]
+    follows: Count
+    rollout: Rollout
 
 
 class AppKey(Struct, frozen=True, omit_defaults=True):
@@ -126,9 +150,19 @@ class AppKey(Struct, frozen=True, omit_defaults=True):
     revoked_at: Milliseconds | None = None
 
 
-class App(Struct, frozen=True):
+class TwoPersonRule(Struct, frozen=True, omit_defaults=True):
+    """A rollout's changes wait for a second operator. `leaving`: its author asks for its end, a second one ends it."""
+
+    author: str
+    reason: str
+    at: Milliseconds
+    leaving: bool = False
+
+
+class App(Struct, frozen=True, omit_defaults=True):
     """An app and its keys, as of `number`."""
 
     app: Slug
     number: Annotated[int, Meta(ge=1)]
     keys: list[AppKey]
+    two_person: TwoPersonRule | None = None

@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway.releases.documents import APPS, Series, append, newest, parse_path
 from gateway.releases.errors import AppExists, BadDocument, BadName, UnknownApp
@@ -48,7 +49,7 @@ async def create_app(store: Store, name: str, now_ms: int) -> str:
 async def add_key(store: Store, name: str, now_ms: int) -> str:
     """Give an app another key, beside those it has, and return it. Raises `UnknownApp` or `StoreError`."""
     current = await load_app(store, name)
-    return await _write_with_new_key(store, App(name, current.number + 1, current.keys), now_ms)
+    return await _write_with_new_key(store, replace(current, number=current.number + 1), now_ms)
 
 
 async def revoke_key(store: Store, name: str, key_or_sha256: str, now_ms: int) -> App:
@@ -61,7 +62,7 @@ async def revoke_key(store: Store, name: str, key_or_sha256: str, now_ms: int) -
         AppKey(key.sha256, key.created_at, now_ms) if key.sha256 == hashed and key.revoked_at is None else key
         for key in current.keys
     ]
-    changed = App(name, current.number + 1, keys)
+    changed = replace(current, number=current.number + 1, keys=keys)
     await append(store, Series(APPS, name), changed.number, msgspec.json.encode(changed))
     return changed
 
@@ -99,6 +100,6 @@ def read_app(document: bytes, name: str, number: int) -> App:
 
 async def _write_with_new_key(store: Store, app: App, now_ms: int) -> str:
     key = f"{app.app}.{secrets.token_urlsafe(32)}"
-    with_key = App(app.app, app.number, [*app.keys, AppKey(hash_key(key), now_ms)])
+    with_key = replace(app, keys=[*app.keys, AppKey(hash_key(key), now_ms)])
     await append(store, Series(APPS, app.app), app.number, msgspec.json.encode(with_key))
     return key

@@ -5,21 +5,25 @@
 * A release that the device cannot run (SDK, inputs), that is not listed or is below the floor is never offered. In its
   place stands the newest that fits and is *not newer* than the one named: an operator who says 41 never hands out 42.
 * Whatever stands in for `otherwise` is never a release that only an arm names: a rollback leaves nobody on it.
+* The held-out baseline goes by the model's own salt, so that one rollout after another holds out the same devices.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from gateway.releases.rules import ModelRules, os_target
+from gateway.releases.rules import WEIGHT_SLACK, ModelRules, os_target
 from schemas.records import Told
 from schemas.releases import Arm, Release, Rollout, Target
 from schemas.versions import satisfies
 from schemas.wire import CatalogueNews, Envelope, Have, Use
 
+UNDER_WAY: Final = ("running", "paused")
 _SEPARATOR: Final = b"\x1f"
 # A double holds 53 bits: of the 64 the upper 53 are kept, so that the fraction is exact in every language and below 1.
 _SPARE_BITS: Final = 11
@@ -28,17 +32,21 @@ _ARTIFACTS: Final = len("artifacts/")
 
 
 class Decision(Struct, frozen=True):
-    """What one batch is answered. `told` goes on the log's `offer` header; the rest into the reply, where not empty."""
+    """What one batch is answered. `told` goes on the log's `offer` header; the rest into the reply, where not empty.
+
+    `on_trial`: the device is in a rollout that may be stopped any moment, so it should ask again soon.
+    """
 
     told: dict[str, Told]
     use: dict[str, Use]
     catalogues: dict[str, CatalogueNews]
     inline: dict[str, bytes]
+    on_trial: bool = False
 
 
 def decide(models: Mapping[str, ModelRules], envelope: Envelope) -> Decision:
     """Answer every model that the device names in `have` and that has a catalogue."""
-    decision = Decision({}, {}, {}, {})
+    decision, on_trial = Decision({}, {}, {}, {}), False
     for model, have in envelope.have.items():
         rules = models.get(model)
         if rules is None:
@@ -50,11 +58,12 @@ def decide(models: Mapping[str, ModelRules], envelope: Envelope) -> Decision:
         if have.catalogue < rules.number:
             decision.catalogues[model] = rules.news
         told = decision.told[model] = offer_for(rules, model, have, envelope)
+        on_trial = on_trial or (told.arm != "" and rules.rollout is not None and rules.rollout.state in UNDER_WAY)
         if told.use != have.use:
             decision.use[model] = told.use
             if told.use != have.previous:
                 decision.inline.update(_riding(rules, told.use))
-    return decision
+    return replace(decision, on_trial=True) if on_trial else decision
 
 
 def offer_for(rules: ModelRules, model: str, have: Have, envelope: Envelope) -> Told:
@@ -67,7 +76,7 @@ def offer_for(rules: ModelRules, model: str, have: Have, envelope: Envelope) -> 
     if arm is not None:
         use = _runnable(arm.use, fitting)
         # Paused: the gateway keeps no list of who is in; whoever runs its arm's release is.
-        if rollout.state == "running" or use == have.use:
+        if rollout.state != "paused" or use == have.use:
             return Told(use, arm.name, rollout.rollout)
     tried = {other.use for other in rollout.arms} - {rollout.otherwise}
     return Told(_runnable(rollout.otherwise, fitting, never=tried), "", rollout.rollout)
@@ -75,11 +84,17 @@ def offer_for(rules: ModelRules, model: str, have: Have, envelope: Envelope) -> 
 
 def arm_for(rollout: Rollout, envelope: Envelope) -> Arm | None:
     """Return the arm of a device that the rollout has reached; None for all others, who get `otherwise`."""
-    if rollout.state not in ("running", "paused") or not targets(rollout.target, envelope):
+    if rollout.state == "rolled_back" or not targets(rollout.target, envelope):
         return None
-    if bucket(rollout.salt, envelope.device) >= rollout.exposure:
+    device, held, arms = envelope.device, rollout.held, rollout.arms
+    if held is not None:
+        arm = next(each for each in arms if each.name == held.arm)
+        if place_of(held.salt, device) < arm.weight:
+            return arm if bucket(held.salt, device) < held.exposure else None
+        arms = [each for each in arms if each.name != held.arm]
+    if rollout.state not in UNDER_WAY or bucket(rollout.salt, device) >= rollout.exposure:
         return None
-    return arm_of(rollout.salt, envelope.device, rollout.arms)
+    return arm_of(rollout.salt, device, arms)
 
 
 def bucket(salt: str, device: str) -> float:
@@ -87,12 +102,19 @@ def bucket(salt: str, device: str) -> float:
     return _fraction(salt.encode() + _SEPARATOR + device.encode())
 
 
+def place_of(salt: str, device: str) -> float:
+    """Return the device's place among the arms, 0 <= x < 1: as `bucket`, of salt + 0x1F + device + 0x1F + "arm"."""
+    return _fraction(salt.encode() + _SEPARATOR + device.encode() + _SEPARATOR + b"arm")
+
+
 def arm_of(salt: str, device: str, arms: Sequence[Arm]) -> Arm:
-    """Return the arm that holds the device's place by SHA-256(salt + 0x1F + device + 0x1F + "arm"), in weight order.
+    """Return the arm that holds the device's place, in weight order.
 
     The weights are added up in the order of the list; the last arm that has any weight takes what rounding leaves.
+    Where the arms are not the whole (the held-out one is away), the place is scaled to their sum.
     """
-    place = _fraction(salt.encode() + _SEPARATOR + device.encode() + _SEPARATOR + b"arm")
+    whole = math.fsum(arm.weight for arm in arms)
+    place = place_of(salt, device) * (1.0 if abs(whole - 1.0) < WEIGHT_SLACK else whole)
     end, chosen = 0.0, arms[0]
     for arm in arms:
         if arm.weight > 0.0:
@@ -111,12 +133,16 @@ def fits(release: Release, model: str, envelope: Envelope) -> bool:
 
 
 def targets(target: Target, envelope: Envelope) -> bool:
-    """Say whether a rollout speaks to the device. A locale "de" means every "de_..."; what is empty means everyone."""
+    """Say whether a rollout speaks to the device. What is empty means everyone.
+
+    A locale "de" means every "de_...", a hardware "iPhone15*" everything that begins so.
+    """
     return (
         satisfies(envelope.sdk, target.sdk)
         and satisfies(envelope.app_version, target.app_version)
         and _runs_on(envelope.os, target.os)
         and (not target.locale or any(_speaks(envelope.locale, wanted) for wanted in target.locale))
+        and (not target.hardware or any(_is_made(envelope.hardware, wanted) for wanted in target.hardware))
     )
 
 
@@ -133,6 +159,10 @@ def _speaks(locale: str, wanted: str) -> bool:
     # Apple writes de_AT, BCP 47 (RFC 5646) de-AT.
     locale, wanted = locale.replace("-", "_"), wanted.replace("-", "_")
     return locale == wanted or locale.startswith(wanted + "_")
+
+
+def _is_made(hardware: str, wanted: str) -> bool:
+    return hardware.startswith(wanted[:-1]) if wanted.endswith("*") else hardware == wanted
 
 
 def _runnable(use: Use, fitting: Sequence[int], never: Collection[Use] = ()) -> Use:

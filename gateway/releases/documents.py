@@ -13,14 +13,18 @@ from gateway.releases.store import AlreadyExists, Store
 APPS: Final = "apps"
 CATALOGUES: Final = "catalogues"
 ROLLOUTS: Final = "rollouts"
+PROPOSALS: Final = "proposals"
+KEYS: Final = "keys"
 
-Kind = Literal["apps", "catalogues", "rollouts"]
+Kind = Literal["apps", "keys", "catalogues", "rollouts", "proposals"]
 _SLUG: Final = r"[a-z0-9][a-z0-9_-]{0,63}"
-_PATH: Final = re.compile(rf"(?:(apps)/({_SLUG})|(catalogues|rollouts)/({_SLUG})/({_SLUG}))/(\d{{10}})\.json", re.ASCII)
+_PATH: Final = re.compile(
+    rf"(?:(apps|keys)/({_SLUG})|(catalogues|rollouts|proposals)/({_SLUG})/({_SLUG}))/(\d{{10}})\.json", re.ASCII
+)
 
 
 class Series(NamedTuple):
-    """One growing row of documents. `model` is empty for an app's."""
+    """One growing row of documents. `model` is empty for an app's and its keys'."""
 
     kind: str
     app: str

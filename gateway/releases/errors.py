@@ -37,5 +37,17 @@ class AppExists(ReleaseError):
     """An app that is there already."""
 
 
+class BadPlan(ReleaseError):
+    """A rollout that cannot be meant so."""
+
+
+class NotNow(ReleaseError):
+    """A change that does not follow the state that the rollout is in."""
+
+
+class NotAllowed(ReleaseError):
+    """A change that this operator may not make alone."""
+
+
 class SomeoneWroteInBetween(ReleaseError):
     """Two operators at once: the other was first, and nothing of this change was written."""

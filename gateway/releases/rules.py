@@ -23,7 +23,7 @@ _catalogue = msgspec.json.Decoder(Catalogue)
 _signed = msgspec.json.Decoder(SignedCatalogue)
 _rollout = msgspec.json.Decoder(Rollout)
 # Weights are typed by people: 0.33 + 0.33 + 0.34 must pass, a forgotten arm must not.
-_WEIGHT_SLACK: Final = 1e-6
+WEIGHT_SLACK: Final = 1e-6
 _OS: Final = re.compile(r"\s*([^<>=!]*?)\s*((?:[<>=!].*)?)", re.ASCII)
 
 
@@ -80,10 +80,12 @@ def read_rollout(stored: bytes, app: str, model: str) -> Rollout:
     if (rollout.app, rollout.model) != (app, model):
         raise BadDocument(f"is a rollout of {rollout.app}/{rollout.model}, in the wrong place")
     total = math.fsum(arm.weight for arm in rollout.arms)
-    if abs(total - 1.0) > _WEIGHT_SLACK:
+    if abs(total - 1.0) > WEIGHT_SLACK:
         raise BadDocument(f"the weights of its arms add up to {total}, not 1")
     if len({arm.name for arm in rollout.arms} - {""}) != len(rollout.arms):
         raise BadDocument("its arms need names, each another")
+    if rollout.held is not None and rollout.held.arm not in {arm.name for arm in rollout.arms if arm.weight < 1.0}:
+        raise BadDocument(f"it holds out the arm {rollout.held.arm!r}, which is none of its arms, or all of them")
     return rollout
 
 

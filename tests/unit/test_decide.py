@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.releases.decide import arm_of, bucket, decide, offer_for, targets
+from gateway.releases.decide import arm_for, arm_of, bucket, decide, offer_for, targets
 from gateway.releases.errors import BadDocument
 from gateway.releases.rules import ModelRules, model_rules, os_target, read_catalogue, read_rollout
-from schemas.releases import Arm, Catalogue, Download, Release, Rollout, SignedCatalogue, Target
+from schemas.releases import Arm, Catalogue, Download, Held, Release, Rollout, SignedCatalogue, Target
 from schemas.versions import satisfies
 from schemas.wire import Envelope, Have, Use
 
@@ -150,6 +150,59 @@ def test_a_paused_rollout_lets_nobody_in(running: Rollout, said: Envelope) -> No
     assert told.arm == "" or told.use == said.have["upsell"].use
 
 
+@given(st.text(max_size=8), st.text(max_size=8), DEVICES, EXPOSURES, EXPOSURES, st.floats(0.0, 0.99))
+def test_a_held_out_baseline_lasts_across_rollouts_and_keeps_to_itself(
+    salt: str, next_salt: str, device: str, one: float, other: float, share: float
+) -> None:
+    low, high = sorted((one, other))
+    first, second = (
+        rollout(salt=s, exposure=e, arms=held_arms(share), held=Held("baseline", "model", reached))
+        for s, e, reached in ((salt, one, low), (next_salt, other, high))
+    )
+    before, after = arm_for(first, envelope(device)), arm_for(second, envelope(device))
+    if before is not None and before.name == "baseline":
+        assert after == before
+        assert arm_for(msgspec.structs.replace(second, state="complete"), envelope(device)) == before
+        assert arm_for(msgspec.structs.replace(second, state="rolled_back"), envelope(device)) is None
+    if after is not None and after.name == "baseline":
+        assert before is None or before.name == "baseline"
+
+
+def held_arms(share: float) -> list[Arm]:
+    rest = (1.0 - share) / 2
+    return [Arm("champion", 1, rest), Arm("challenger", 2, rest), Arm("baseline", "none", share)]
+
+
+def test_arms_beside_a_held_out_baseline_are_filled_by_weight() -> None:
+    running = rollout(exposure=0.5, held=Held("baseline", "model", 0.5))
+    counts = dict.fromkeys(("champion", "challenger", "baseline"), 0)
+    for number in range(60_000):
+        arm = arm_for(running, envelope(device(number)))
+        if arm is not None:
+            counts[arm.name] += 1
+    shares = {arm.name: arm.weight * 30_000 for arm in three_arms()}
+    # 13.82 is the 99.9th percentile of chi-square with 2 degrees of freedom.
+    assert sum((counts[arm] - share) ** 2 / share for arm, share in shares.items()) < 13.82
+
+
+def test_a_complete_rollout_leaves_all_but_the_baseline_on_otherwise() -> None:
+    done = rollout(state="complete", otherwise=2, held=Held("baseline", "model", 1.0))
+    told = [decide({"upsell": rules([release(1), release(2)], done)}, envelope(device(n))) for n in range(300)]
+    assert {(each.told["upsell"].use, each.told["upsell"].arm) for each in told} == {(2, ""), ("none", "baseline")}
+    assert not any(each.on_trial for each in told)
+
+
+@pytest.mark.parametrize(
+    ("state", "trial"), [("running", True), ("paused", True), ("rolled_back", False), ("complete", False)]
+)
+def test_who_is_in_a_rollout_that_may_be_stopped_is_on_trial(state: str, trial: bool) -> None:
+    running = rollout(state=state, exposure=1.0, arms=[Arm("challenger", 2, 1.0)])
+    known = rules([release(1), release(2)], running)
+    assert decide({"upsell": known}, envelope(device(1), use=2)).on_trial is trial
+    outside = rules([release(1), release(2)], msgspec.structs.replace(running, exposure=0.0))
+    assert not decide({"upsell": outside}, envelope(device(1), use=2)).on_trial
+
+
 def test_buckets_are_spread_evenly() -> None:
     tenths = [0] * 10
     for number in range(50_000):
@@ -213,6 +266,8 @@ def test_a_systems_name_and_specifier_are_told_apart(text: str, split: tuple[str
         ({"target": Target(sdk="newest")}, "not a rollout"),
         ({"target": Target(app_version="5")}, "not a rollout"),
         ({"target": Target(os="iOS >=seventeen")}, "not a rollout"),
+        ({"held": Held("nobody", "s", 0.5)}, "holds out the arm 'nobody'"),
+        ({"held": Held("all", "s", 0.5), "arms": [Arm("all", "none", 1.0)]}, "or all of them"),
         ({"exposure": 1.5}, "exposure"),
         ({"state": "walking"}, "state"),
     ],

@@ -110,7 +110,18 @@ CATALOGUE: Final[Json] = {
 }
 CHALLENGER: Final = device_where(lambda bucket, place: bucket < 0.05 and 0.45 <= place < 0.9)
 CHAMPION: Final = device_where(lambda bucket, place: bucket < 0.05 and place < 0.45)
+# Held out by the model's own salt, whatever the rollout's says; and one that is in the rollout beside them.
+HELD: Final = device_where(lambda bucket, place: bucket < 0.05 and place < 0.1, "shop/upsell/baseline")
+HELD_LATER: Final = device_where(lambda bucket, place: bucket >= 0.5 and place < 0.1, "shop/upsell/baseline")
 BASELINE: Final = device_where(lambda bucket, place: bucket < 0.05 and place >= 0.9)
+# By the weights alone it would be the challenger's; scaled to what the baseline leaves it is the champion's.
+BESIDE_HELD: Final = next(
+    device
+    for device in map(device_id, range(100_000))
+    if fraction(leading_bits("upsell-9", device)) < 0.05
+    and 0.46 <= fraction(leading_bits("upsell-9", device, "arm")) < 0.49
+    and fraction(leading_bits("shop/upsell/baseline", device, "arm")) >= 0.1
+)
 OUTSIDE: Final = device_where(lambda bucket, place: bucket >= 0.5)
 
 
@@ -136,7 +147,8 @@ def offer(
     have = {"catalogue": device.pop("seen", 17), "use": device.pop("use", 41)}
     if "previous" in device:
         have["previous"] = device.pop("previous")
-    said = {"device": OUTSIDE, "sdk": "2.3.0", "app_version": "5.1.0", "os": "iOS 19.1", "locale": "de_AT", **device}
+    said: Json = {"device": OUTSIDE, "sdk": "2.3.0", "app_version": "5.1.0", "os": "iOS 19.1", "locale": "de_AT"}
+    said |= {"hardware": "iPhone15,3", **device}
     said |= {"have": {"upsell": have}} | ({"signals": {"upsell": signals}} if signals is not None else {})
     return {"name": name, "rollout": rollout, "device": said, "expect": expect}
 
@@ -221,8 +233,44 @@ def rollout_offers() -> Iterator[Json]:
     )
     yield offer("otherwise may be the bundled one", told("bundled", "", 9), rollout=rollout(otherwise="bundled"))
     yield offer("the catalogue's news comes along", told(41, "", 9, news=True, said=False), rollout=rollout(), seen=16)
+    yield from held_offers()
     yield from unfit_offers()
     yield from target_offers()
+
+
+def held_offers() -> Iterator[Json]:
+    """The held-out baseline: `held` names its arm, the model's own salt, and how far it has got."""
+    held = {"arm": "baseline", "salt": "shop/upsell/baseline", "exposure": 0.05}
+    running = rollout(held=held)
+    none, otherwise = told("none", "baseline", 9), told(41, "", 9, said=False)
+    yield offer("held out: nothing runs", none, rollout=running, device=HELD)
+    yield offer("held out at every exposure of the rollout", none, rollout={**running, "exposure": 0.0}, device=HELD)
+    yield offer("held out in the next rollout too", none, rollout={**running, "salt": "upsell-10"}, device=HELD)
+    yield offer(
+        "held out after completion", none, rollout={**running, "state": "complete", "otherwise": 42}, device=HELD
+    )
+    yield offer(
+        "held out in a pause when it was before",
+        told("none", "baseline", 9, said=False),
+        rollout={**running, "state": "paused"},
+        device=HELD,
+        use="none",
+    )
+    yield offer("rolled back: no baseline either", otherwise, rollout={**running, "state": "rolled_back"}, device=HELD)
+    yield offer(
+        "a device that the target leaves out is not held out",
+        otherwise,
+        rollout={**running, "target": {"os": "Android"}},
+        device=HELD,
+    )
+    yield offer(
+        "not held out yet, and in no other arm at any exposure",
+        otherwise,
+        rollout={**running, "exposure": 1.0},
+        device=HELD_LATER,
+    )
+    rest = told(41, "champion", 9, said=False)
+    yield offer("the others share what the baseline leaves", rest, rollout=running, device=BESIDE_HELD)
 
 
 def unfit_offers() -> Iterator[Json]:
@@ -279,6 +327,10 @@ def target_offers() -> Iterator[Json]:
         ("another region", {"locale": ["de_CH"]}, {}, False),
         ("another language that begins the same", {"locale": ["d"]}, {}, False),
         ("a locale that is not said", {"locale": ["de"]}, {"locale": ""}, False),
+        ("the hardware", {"hardware": ["iPhone15,3", "iPhone16,1"]}, {}, True),
+        ("the beginning of the hardware's name", {"hardware": ["iPhone15*"]}, {}, True),
+        ("other hardware", {"hardware": ["iPhone15"]}, {}, False),
+        ("hardware that is not said", {"hardware": ["iPhone15,3"]}, {"hardware": ""}, False),
         ("all at once", {"sdk": ">=2", "app_version": ">=5", "os": "iOS >=17", "locale": ["de"]}, {}, True),
         ("all but one", {"sdk": ">=2", "app_version": ">=5", "os": "iOS >=17", "locale": ["fr"]}, {}, False),
     ]
@@ -297,7 +349,10 @@ def offers() -> Json:
         "xz download rides inline. A device says what stands in `device`. `expect`: `told` goes on the log (null: "
         "the model is not spoken of); `use` is in the reply only where it stands here; `catalogue` says whether it is "
         "sent; `inline` are the SHA-256 of the bytes that ride along. paused keeps no list of who is in: a device that "
-        "runs what its arm would run is in. complete and rolled_back put everyone on otherwise."
+        "runs what its arm would run is in. complete and rolled_back put everyone on otherwise, but that complete "
+        "leaves a baseline held out: a device whose place (the arm's hash) by `held.salt` is below that arm's weight "
+        "is in no other arm; it is held out while its bucket by `held.salt` is below `held.exposure`, and gets "
+        "otherwise until then. For all others the arms are the rest, their place scaled to the sum of their weights."
     )
     return {"about": about, "catalogue": CATALOGUE, "cases": [*plain_offers(), *rollout_offers()]}
 

@@ -1,0 +1,199 @@
+"""The history of a model's rollouts in the store: read it, add the next document, or propose it.
+
+* A change names the document that it follows; when someone else wrote that number, nothing is written and it says so.
+* As on the gateway, a damaged document is passed over and the one before it stays in force: it can be rolled back.
+* Where the app has the two-person rule, a change is a proposal until a second operator approves it. What stops a
+  rollout (pause, rollback) never waits: a stop that needs a second person at night is no stop.
+* The rule guards against mistakes, not against an operator who means harm: whoever can write to the store can write
+  any document there.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.releases.apps import check_name, load_app
+from gateway.releases.documents import APPS, CATALOGUES, PROPOSALS, ROLLOUTS, Series, append, newest, parse_path
+from gateway.releases.errors import BadDocument, BadPlan, NotAllowed, NotNow, SomeoneWroteInBetween
+from gateway.releases.rules import read_catalogue, read_rollout
+from gateway.releases.store import Store
+from gateway.releases.transitions import Change
+from schemas.releases import App, Catalogue, Proposal, Rollout, TwoPersonRule
+
+_proposal: Final = msgspec.json.Decoder(Proposal)
+
+
+class Entry(Struct, frozen=True, omit_defaults=True):
+    """A document of the history; one that is damaged has a reason in place of a rollout."""
+
+    number: int
+    rollout: Rollout | None = None
+    damage: str = ""
+
+
+class Standing(Struct, frozen=True):
+    """Where a model's rollouts stand: the newest number, the document in force, and what waits for approval."""
+
+    number: int
+    rollout: Rollout | None
+    proposal: Proposal | None
+
+
+class Changed(Struct, frozen=True):
+    """What became of a change: the document `number`, or the proposal of that number where `waits`."""
+
+    number: int
+    rollout: Rollout
+    before: Rollout | None
+    waits: bool
+
+
+async def standing(store: Store, app: str, model: str) -> Standing:
+    """Return where the model's rollouts stand. Raises `StoreError`."""
+    numbers, rollout = await _numbers(store, app, model), None
+    for older in reversed(numbers):
+        rollout = (await _entry(store, app, model, older)).rollout
+        if rollout is not None:
+            break
+    number = numbers[-1] if numbers else 0
+    proposal = await _newest_proposal(store, app, model)
+    waiting = proposal if proposal is not None and proposal.follows == number else None
+    return Standing(number, rollout, waiting)
+
+
+async def history(store: Store, app: str, model: str) -> list[Entry]:
+    """Return every document, oldest first. Raises `StoreError`."""
+    return [await _entry(store, app, model, number) for number in await _numbers(store, app, model)]
+
+
+async def change(
+    store: Store,
+    app: str,
+    model: str,
+    step: Callable[[Rollout | None], Rollout],
+    *,
+    stops: bool = False,
+    seen: int | None = None,
+) -> Changed:
+    """Take a step and write it, or propose it where the two-person rule holds.
+
+    `seen` is the number of the document that the operator looked at. Raises `ReleaseError` or `StoreError`.
+    """
+    check_name("model", model)
+    rule = (await load_app(store, app)).two_person
+    now = await standing(store, app, model)
+    if seen is not None and seen != now.number:
+        raise SomeoneWroteInBetween(
+            f"you looked at document {seen}, but {now.number} is the newest: look at what changed, then run this again"
+        )
+    rollout = step(now.rollout)
+    await _check_uses(store, rollout, now.rollout)
+    document = msgspec.json.encode(rollout)
+    try:
+        read_rollout(document, app, model)
+    except BadDocument as error:
+        raise BadPlan(f"no gateway would obey that: {error}") from error
+    if rule is None or stops:
+        await append(store, Series(ROLLOUTS, app, model), now.number + 1, document)
+        return Changed(now.number + 1, rollout, now.rollout, waits=False)
+    number = await _propose(store, rollout, now.number)
+    return Changed(number, rollout, now.rollout, waits=True)
+
+
+async def approve(store: Store, app: str, model: str, author: str, now_ms: int, *, seen: int | None = None) -> Changed:
+    """Write the change that waits, as its second operator. Raises `ReleaseError` or `StoreError`."""
+    now = await standing(store, app, model)
+    waiting = now.proposal
+    if waiting is None:
+        raise NotNow(f"nothing waits for approval on {app}/{model}: what was proposed before has been overtaken")
+    if seen is not None and seen != waiting.number:
+        raise SomeoneWroteInBetween(
+            f"you looked at proposal {seen}, but {waiting.number} is the newest: look at it, then run this again"
+        )
+    if waiting.rollout.author == author:
+        raise NotAllowed(f"{author} proposed this change: a second operator has to approve it")
+    approved = replace(waiting.rollout, approved_by=author, at=now_ms)
+    await append(store, Series(ROLLOUTS, app, model), now.number + 1, msgspec.json.encode(approved))
+    return Changed(now.number + 1, approved, now.rollout, waits=False)
+
+
+async def set_two_person_rule(store: Store, app: str, change: Change, *, on: bool) -> App:
+    """Turn the two-person rule on, or ask for its end, or end it as the second operator.
+
+    Raises `ReleaseError` or `StoreError`.
+    """
+    current = await load_app(store, app)
+    rule = current.two_person
+    if (not on) if rule is None else (on and not rule.leaving):
+        raise NotNow(f"the two-person rule of {app} is {'on' if on else 'off'} already")
+    asked = TwoPersonRule(change.author, change.reason, change.at_ms, leaving=not on)
+    if rule is not None and rule.leaving and not on:
+        if rule.author == change.author:
+            raise NotAllowed(f"{change.author} asked for the end of the rule: a second operator has to end it")
+        changed = replace(current, number=current.number + 1, two_person=None)
+    else:
+        changed = replace(current, number=current.number + 1, two_person=asked)
+    await append(store, Series(APPS, app), changed.number, msgspec.json.encode(changed))
+    return changed
+
+
+async def _check_uses(store: Store, rollout: Rollout, before: Rollout | None) -> None:
+    """Check that every release named for the first time may run. Raises `BadPlan` or `StoreError`."""
+    named = {arm.use for arm in rollout.arms} | {rollout.otherwise}
+    known = {arm.use for arm in before.arms} | {before.otherwise} if before is not None else set()
+    fresh = sorted(use for use in named - known if isinstance(use, int))
+    if not fresh:
+        return
+    catalogue = await _newest_catalogue(store, rollout.app, rollout.model)
+    listed = {release.release for release in catalogue.releases if release.release >= catalogue.floor}
+    for use in fresh:
+        if use not in listed:
+            raise BadPlan(
+                f"release {use} of {rollout.app}/{rollout.model} is not listed or is below the floor: listed are "
+                f"{', '.join(map(str, sorted(listed))) or 'none'}; publish it first"
+            )
+
+
+async def _newest_catalogue(store: Store, app: str, model: str) -> Catalogue:
+    found = await newest(store, Series(CATALOGUES, app, model))
+    if found is None:
+        raise BadPlan(f"nothing is published for {app}/{model}: 'release publish' comes first")
+    return read_catalogue(found[1], app, model, found[0])[1]
+
+
+async def _numbers(store: Store, app: str, model: str) -> list[int]:
+    check_name("app", app)
+    check_name("model", model)
+    series = Series(ROLLOUTS, app, model)
+    return sorted(found[1] for found in map(parse_path, await store.names(series.prefix)) if found)
+
+
+async def _entry(store: Store, app: str, model: str, number: int) -> Entry:
+    stored = await store.get(Series(ROLLOUTS, app, model).path(number))
+    try:
+        return Entry(number, read_rollout(stored, app, model))
+    except BadDocument as error:
+        return Entry(number, None, str(error))
+
+
+async def _newest_proposal(store: Store, app: str, model: str) -> Proposal | None:
+    found = await newest(store, Series(PROPOSALS, app, model))
+    if found is None:
+        return None
+    try:
+        proposal = _proposal.decode(found[1])
+        read_rollout(msgspec.json.encode(proposal.rollout), app, model)
+    except (ValueError, RecursionError, BadDocument):
+        return None  # nobody can approve what cannot be read; the change is proposed again, under the next number
+    return proposal
+
+
+async def _propose(store: Store, rollout: Rollout, follows: int) -> int:
+    series = Series(PROPOSALS, rollout.app, rollout.model)
+    numbers = [found[1] for found in map(parse_path, await store.names(series.prefix)) if found]
+    number = max(numbers, default=0) + 1
+    await append(store, series, number, msgspec.json.encode(Proposal(number, follows, rollout)))
+    return number
