@@ -99,7 +99,7 @@ def _releases(result: Result) -> Table:
 
 def _conversion(result: Result) -> Table:
     rows = [
-        (each.release, each.arm or "-", each.source, each.decisions, each.asked, each.bought, f"{each.share:.1%}")
+        (each.release, each.arm or "-", each.source, each.predictions, each.shown, each.converted, f"{each.rate:.1%}")
         for each in result.stored.conversions
     ]
     columns = ("release", "arm", "source", "decisions", "asked", "bought", "bought of asked")

@@ -9,7 +9,9 @@ from typing import Any, Final
 from clickhouse_connect.driver.asyncclient import AsyncClient
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from msgspec import Struct
+from msgspec.structs import replace
 
+from consumers.reports import Conversion, summary
 from gateway.clickhouse_server import READER, ServerError, connect, password_of
 from gateway.config import Config
 from gateway.demo.served import DemoError
@@ -18,18 +20,6 @@ from gateway.supervisor import runfile
 _CONNECT_SECONDS: Final = 60.0
 _LOOK_EVERY_SECONDS: Final = 0.25
 
-# A purchase is the prediction's own outcome, or one that came in a later batch.
-CONVERSION: Final = """
-WITH late AS (
-    SELECT device, model, id, any(outcome) AS said FROM events WHERE type = 'outcome' GROUP BY device, model, id
-)
-SELECT p.release AS release, p.arm AS arm, p.source AS source, count() AS decisions, countIf(p.decision) AS asked,
-    countIf(p.decision AND (p.outcome = 'purchased' OR late.said = 'purchased')) AS bought
-FROM events AS p LEFT JOIN late ON p.device = late.device AND p.model = late.model AND p.id = late.id
-WHERE p.type = 'prediction'
-GROUP BY release, arm, source ORDER BY release, arm, source
-"""
-_REFUSED: Final = "SELECT reason, count() FROM dead_letters GROUP BY reason ORDER BY count() DESC, reason"
 _TOTALS: Final = """
 SELECT (SELECT count() FROM events), (SELECT uniqExact(device, batch, `index`) FROM events),
     (SELECT count() FROM batches), (SELECT uniqExact(device, batch) FROM batches),
@@ -42,22 +32,6 @@ SELECT device, sum(n) FROM (
     UNION ALL SELECT device, count() FROM dead_letters WHERE `index` IS NOT NULL GROUP BY device
 ) GROUP BY device
 """
-
-
-class Conversion(Struct, frozen=True):
-    """How a release did: of its decisions, how many asked; of those asked, how many bought."""
-
-    release: int
-    arm: str
-    source: str
-    decisions: int
-    asked: int
-    bought: int
-
-    @property
-    def share(self) -> float:
-        """Bought of asked."""
-        return self.bought / self.asked if self.asked else 0.0
 
 
 class Stored(Struct, frozen=True, kw_only=True):
@@ -125,12 +99,12 @@ class Warehouse:
 
     async def everything(self) -> Stored:
         """Count rows and identities, and ask what the tables at the end show."""
-        totals = await self.totals()
-        return Stored(
-            **{name: getattr(totals, name) for name in _COUNTS},
+        report = await summary(self._client)
+        return replace(
+            await self.totals(),
             by_device={str(device): int(rows) for device, rows in await self._rows(_BY_DEVICE)},
-            reasons={str(reason): int(rows) for reason, rows in await self._rows(_REFUSED)},
-            conversions=[Conversion(*row) for row in await self._rows(CONVERSION)],
+            reasons=report.refused,
+            conversions=report.conversions,
         )
 
     async def caught_up(self, produced: int, patience_seconds: float, tell: Callable[[Stored], None]) -> Stored:
@@ -148,14 +122,3 @@ class Warehouse:
 
     async def _rows(self, query: str) -> list[Any]:
         return list((await self._client.query(query)).result_rows)
-
-
-_COUNTS: Final = (
-    "events",
-    "distinct_events",
-    "batches",
-    "distinct_batches",
-    "refused",
-    "letters",
-    "distinct_letters",
-)

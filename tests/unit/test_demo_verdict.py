@@ -6,7 +6,7 @@ import pytest
 from gateway.client.fleet.life import Tally
 from gateway.client.fleet.radio import Meter
 from gateway.client.fleet.reports import DeviceReport, FleetReport, fleet_report
-from gateway.demo.stored import Conversion, Stored
+from gateway.demo.stored import Stored
 from gateway.demo.verdict import faults, right_release
 
 NEW = DeviceReport(device="new", sdk="2.3.0", app_version="5", release=2, produced=10, dropped={}, queued=0)
@@ -60,7 +60,3 @@ def test_a_device_on_the_wrong_release_is_named_and_so_is_one_that_has_not_settl
 
 def test_the_right_release_is_the_newest_that_the_sdk_can_run() -> None:
     assert [right_release(sdk) for sdk in ("2.2.9", "2.3", "3.0.0")] == [1, 2, 2]
-
-
-def test_a_release_that_never_asked_sold_nothing() -> None:
-    assert Conversion(release=1, arm="", source="ota", decisions=5, asked=0, bought=0).share == 0.0
