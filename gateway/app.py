@@ -54,6 +54,8 @@ class GatewaySettings(Protocol):
     def flush_seconds(self) -> int: ...
     @property
     def lease_seconds(self) -> int: ...
+    @property
+    def rollout_lease_seconds(self) -> int: ...
 
 
 def now_ms() -> int:
@@ -79,6 +81,7 @@ def create_app(
     ingest = Ingest(
         caps=Caps(settings.inflated_max_bytes, settings.batch_max_events),
         flush=Flush(settings.flush_events, settings.flush_seconds, settings.lease_seconds),
+        rollout_lease_seconds=settings.rollout_lease_seconds,
         gateway_name=settings.name,
         gate=Gate(snapshots, in_flight, settings.body_max_bytes, read_seconds),
         in_flight=in_flight,

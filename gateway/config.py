@@ -95,6 +95,14 @@ class Config(Struct, frozen=True, kw_only=True):
     lease_seconds: Annotated[
         int, Meta(ge=1, le=90 * 86_400, description="devices ask for news at a launch after this long without contact")
     ] = 21_600
+    rollout_lease_seconds: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=90 * 86_400,
+            description="the lease of devices in a rollout that may be stopped any moment, where it is the shorter one",
+        ),
+    ] = 3600
     refresh_seconds: Annotated[
         float, Meta(ge=0.05, le=3600, description="how often a gateway looks for new apps, catalogues and rollouts")
     ] = 2.0

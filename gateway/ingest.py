@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, Struct
+from msgspec.structs import replace
 
 from gateway.admission import Admitted, Gate, InFlight
 from gateway.decode import Caps, Decoded, decode
@@ -53,6 +54,7 @@ class Ingest:
         *,
         caps: Caps,
         flush: Flush,
+        rollout_lease_seconds: int,
         gateway_name: str,
         gate: Gate,
         in_flight: InFlight,
@@ -64,6 +66,8 @@ class Ingest:
     ) -> None:
         self._caps = caps
         self._flush = flush
+        # Whoever is in a rollout should hear soon that it was stopped.
+        self._trial_flush = replace(flush, lease_seconds=min(flush.lease_seconds, rollout_lease_seconds))
         self._gateway_name = gateway_name
         self._gate = gate
         self._in_flight = in_flight
@@ -132,7 +136,7 @@ class Ingest:
                 accepted=taken.events - len(taken.refusals),
                 refused=taken.refusals or UNSET,
                 server_time=self._clock(),
-                flush=self._flush,
+                flush=self._trial_flush if decision.on_trial else self._flush,
                 use=decision.use or UNSET,
                 catalogues=decision.catalogues or UNSET,
                 inline=decision.inline or UNSET,
