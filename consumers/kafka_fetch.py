@@ -113,8 +113,10 @@ class Fetcher:
             return None
         if answer.error_code:
             raise for_code(answer.error_code)(f"fetching {topic}/{partition}")
-        ((_, ((*fields, _tags),), _),) = answer.topics
-        return _Answer(*fields)
+        for _, partitions, _ in answer.topics:
+            for *fields, _ in partitions:
+                return _Answer(*fields)
+        return None
 
     def _fetched(self, topic: str, partition: int, first: int, answer: "_Answer") -> Fetched:
         found: list[StoredRecord] = []

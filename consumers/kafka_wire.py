@@ -23,6 +23,8 @@ from aiokafka.protocol.types import (
 )
 
 NO_ID: Final = bytes(16)
+# Kafka does not wait where no bytes are required; Tansu answers nothing at all when it may not wait.
+_MAX_WAIT_MS: Final = 20
 
 
 class Uuid:
@@ -196,4 +198,4 @@ class PartitionFetch(Request[FetchRequestV13]):  # type: ignore[misc, unused-ign
     def build(self, request_struct_class: Any) -> Any:
         topics: list[Any] = [(self._topic_id, [self._partition], {})]
         # replica -1: a consumer; isolation 0: nobody writes these topics in transactions; session epoch -1: none
-        return request_struct_class(-1, 0, 0, self._max_bytes, 0, 0, -1, topics, [], "", {})
+        return request_struct_class(-1, _MAX_WAIT_MS, 0, self._max_bytes, 0, 0, -1, topics, [], "", {})
