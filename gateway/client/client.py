@@ -185,7 +185,6 @@ class Client:
         except NoAnswer:
             running, score = slot.answer_instead(known)
         chosen = decide(score, running.parameters, self._dice.random)
-        carried = self._queue.carry(model, self._facts.carried[model])
         event = Prediction(
             id=0,
             t=self._ground.now_ms(),
@@ -197,9 +196,9 @@ class Client:
             explored=chosen.explored,
             propensity=chosen.propensity,
             latency_us=min((perf_counter_ns() - began) // 1000, LARGEST_UINT32),
-            signals=list(known.values()) if carried else [],
+            signals=list(known.values()),
         )
-        number, queued = self._queue.predicted(event, carried)
+        number, queued = self._queue.predicted(event, slot.bundled.carried)
         self._timer.added(queued)
         return Predicted(number, score, chosen.yes, running.release, running.source, chosen.explored)
 

@@ -81,32 +81,23 @@ class Queue:
             yield tx
         self._unwritten -= owed  # only now is it certain
 
-    def carry(self, model: str, names: Sequence[str]) -> int:
-        """Return the number under which these signal names are known on disk; 0 when they cannot be written yet."""
-        known = self._carried.get((self._storage.generation, model))
-        if known is not None:
-            return known
-        text = _encode(list(names)).decode()
-        try:
-            with self._storage.transaction() as tx:
-                tx.execute("INSERT INTO carried (model, names) VALUES (?, ?) ON CONFLICT DO NOTHING", (model, text))
-                row = tx.execute("SELECT id FROM carried WHERE model = ? AND names = ?", (model, text)).fetchone()
-        except StorageFailed:
-            return 0
-        self._carried[self._storage.generation, model] = int(row[0])
-        return int(row[0])
+    def predicted(self, event: Prediction, names: Sequence[str]) -> tuple[int, int]:
+        """Number and record a prediction, whose signals have these names.
 
-    def predicted(self, event: Prediction, carried: int) -> tuple[int, int]:
-        """Number and record a prediction. Return (number, events queued), (0, 0) if it was lost."""
+        Return (number, events queued), (0, 0) if it was lost.
+        """
+        known = (self._storage.generation, event.model)
         try:
             with self.writing() as tx:
+                carried = self._carried.get(known) or _carry(tx, event.model, names)
                 number = int(tx.execute("SELECT predictions + 1 FROM device").fetchone()[0])
                 tx.execute("UPDATE device SET predictions = ?", (number,))
                 queued = self.add(tx, msgspec.structs.replace(event, id=number), prediction=number, carried=carried)
-            return number, queued
         except StorageFailed as error:
             self._unwritten[error.reason] += 1
             return 0, 0
+        self._carried[known] = carried
+        return number, queued
 
     def outcome(self, outcome: Outcome) -> int:
         """Record an outcome, inside its prediction's event while that still waits. Return how many events wait."""
@@ -274,6 +265,13 @@ class Queue:
             (len(gone), sum(row[0] for row in gone)),
         )
         tx.execute("DELETE FROM frozen")
+
+
+def _carry(tx: sqlite3.Connection, model: str, names: Sequence[str]) -> int:
+    """Return the number under which these signal names are known on disk."""
+    row = (model, _encode(list(names)).decode())
+    tx.execute("INSERT INTO carried (model, names) VALUES (?, ?) ON CONFLICT DO NOTHING", row)
+    return int(tx.execute("SELECT id FROM carried WHERE model = ? AND names = ?", row).fetchone()[0])
 
 
 def _frozen(tx: sqlite3.Connection) -> Frozen | None:

@@ -48,7 +48,7 @@ def fill(storage: Storage) -> None:
 
 def test_the_oldest_go_first_when_there_are_too_many(storage: Storage) -> None:
     queue = Queue(storage, Limits(queue_events=10))
-    assert [queue.predicted(prediction(), 0) for _ in range(13)][-1] == (13, 10)
+    assert [queue.predicted(prediction(), ["a"]) for _ in range(13)][-1] == (13, 10)
     assert events_in(queue.freeze(compose, 100)) == list(range(4, 14))
     assert queue.ledger().dropped == {"queue_full": 3}
     assert queue.ledger().produced == 13
@@ -57,7 +57,7 @@ def test_the_oldest_go_first_when_there_are_too_many(storage: Storage) -> None:
 def test_the_oldest_go_first_when_they_weigh_too_much(storage: Storage) -> None:
     queue = Queue(storage, Limits(queue_bytes=4000))
     for _ in range(50):
-        queue.predicted(prediction(signals=20), 0)
+        queue.predicted(prediction(signals=20), ["a"])
     standing = queue.standing()
     assert standing.queued_bytes <= 4000
     assert standing.queued_events + queue.ledger().dropped["queue_full"] == 50
@@ -65,7 +65,7 @@ def test_the_oldest_go_first_when_they_weigh_too_much(storage: Storage) -> None:
 
 def test_an_event_heavier_than_the_queue_is_dropped_and_counted(storage: Storage) -> None:
     queue = Queue(storage, Limits(queue_bytes=200))
-    queue.predicted(prediction(signals=100), 0)
+    queue.predicted(prediction(signals=100), ["a"])
     assert queue.standing().queued_events == 0
     assert queue.ledger().dropped == {"queue_full": 1}
 
@@ -73,10 +73,10 @@ def test_an_event_heavier_than_the_queue_is_dropped_and_counted(storage: Storage
 def test_what_is_frozen_is_never_dropped(storage: Storage) -> None:
     queue = Queue(storage, Limits(queue_events=10))
     for _ in range(10):
-        queue.predicted(prediction(), 0)
+        queue.predicted(prediction(), ["a"])
     frozen = queue.freeze(compose, 5)
     for _ in range(20):
-        queue.predicted(prediction(), 0)
+        queue.predicted(prediction(), ["a"])
     assert events_in(frozen) == [1, 2, 3, 4, 5]
     queue.delivered(frozen, 1, FIRST_FLUSH)
     assert events_in(queue.freeze(compose, 100)) == [26, 27, 28, 29, 30]
@@ -86,9 +86,9 @@ def test_what_is_frozen_is_never_dropped(storage: Storage) -> None:
 def test_a_frozen_batch_is_the_same_after_a_restart(tmp_path: Path) -> None:
     first = Storage(tmp_path)
     queue = Queue(first, Limits())
-    queue.predicted(prediction(), 0)
+    queue.predicted(prediction(), ["a"])
     frozen = queue.freeze(compose, 10)
-    queue.predicted(prediction(), 0)
+    queue.predicted(prediction(), ["a"])
     first.close()
     second = Storage(tmp_path)
     assert Queue(second, Limits()).freeze(compose, 10) == frozen
@@ -98,7 +98,7 @@ def test_a_frozen_batch_is_the_same_after_a_restart(tmp_path: Path) -> None:
 def test_a_batch_is_cut_where_it_grows_too_heavy(storage: Storage) -> None:
     queue = Queue(storage, Limits(batch_bytes=1000))
     for _ in range(30):
-        queue.predicted(prediction(), 0)
+        queue.predicted(prediction(), ["a"])
     frozen = queue.freeze(compose, 100)
     assert 0 < frozen.events < 30
     assert sum(map(len, msgspec.json.decode(frozen.body, type=Contents).events)) <= 1000
@@ -106,7 +106,7 @@ def test_a_batch_is_cut_where_it_grows_too_heavy(storage: Storage) -> None:
 
 def test_a_second_outcome_does_not_replace_the_first(storage: Storage) -> None:
     queue = Queue(storage, Limits())
-    number, _ = queue.predicted(prediction(), 0)
+    number, _ = queue.predicted(prediction(), ["a"])
     assert queue.outcome(Outcome(number, 2_000, "upsell", "purchased", 1.0)) == 1
     assert queue.outcome(Outcome(number, 3_000, "upsell", "refunded", 0.0)) == 2
     assert queue.outcome(Outcome(number, 3_000, "other", "purchased", 0.0)) == 3
@@ -114,18 +114,18 @@ def test_a_second_outcome_does_not_replace_the_first(storage: Storage) -> None:
 
 def test_a_full_disk_is_counted_and_confessed_when_there_is_room_again(storage: Storage) -> None:
     queue = Queue(storage, Limits())
-    queue.predicted(prediction(), 0)
+    queue.predicted(prediction(), ["a"])
     fill(storage)
     lost = 0
-    while queue.predicted(prediction(signals=200), 0) != (0, 0):
+    while queue.predicted(prediction(signals=200), ["a"]) != (0, 0):
         lost += 1
     for _ in range(2):
         queue.outcome(Outcome(99, 2_000, "upsell", "purchased" * 7, 1.0))
-        queue.predicted(prediction(signals=200), 0)
+        queue.predicted(prediction(signals=200), ["a"])
     dropped = queue.ledger().dropped["disk_full"]
     assert dropped >= 3
     storage._connection.execute("PRAGMA max_page_count = 1000000")
-    queue.predicted(prediction(), 0)
+    queue.predicted(prediction(), ["a"])
     contents = msgspec.json.decode(queue.freeze(compose, 1000).body, type=Contents)
     assert contents.ledger.dropped == {"disk_full": dropped}
     assert contents.ledger.produced == len(contents.events) + dropped
@@ -134,7 +134,7 @@ def test_a_full_disk_is_counted_and_confessed_when_there_is_room_again(storage: 
 def test_a_full_disk_freezes_nothing(storage: Storage) -> None:
     queue = Queue(storage, Limits())
     for _ in range(30):
-        queue.predicted(prediction(signals=200), 0)
+        queue.predicted(prediction(signals=200), ["a"])
     fill(storage)
     with pytest.raises(StorageFailed) as failed:
         queue.freeze(compose, 1000)
@@ -152,7 +152,7 @@ def test_a_damaged_file_is_set_aside_and_a_new_identity_begins(tmp_path: Path, d
     queue = Queue(storage, Limits())
     assert storage.kept
     assert queue.standing().device != device
-    assert queue.predicted(prediction(), 0) == (1, 1)
+    assert queue.predicted(prediction(), ["a"]) == (1, 1)
     assert (tmp_path / "device.db.damaged").exists() == bool(damage)
     storage.close()
 
@@ -172,7 +172,7 @@ def test_damage_that_shows_while_running_costs_what_was_kept_and_not_the_app(tmp
     storage = Storage(tmp_path)
     queue = Queue(storage, Limits())
     for _ in range(300):
-        queue.predicted(prediction(signals=50), queue.carry("upsell", ["a"]))
+        queue.predicted(prediction(signals=50), ["a"])
     with storage.transaction():
         pass
     storage._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -180,9 +180,9 @@ def test_damage_that_shows_while_running_costs_what_was_kept_and_not_the_app(tmp
     data = file.read_bytes()
     file.write_bytes(data[:4096] + b"\xa5" * (len(data) - 4096))
     storage._connection.execute("PRAGMA cache_size = 0")
-    results = [queue.predicted(prediction(), 0) for _ in range(20)]
+    results = [queue.predicted(prediction(), ["a"]) for _ in range(20)]
     assert results[-1][0] > 0
-    assert queue.carry("upsell", ["a"]) == 1
+    assert msgspec.json.decode(queue.freeze(compose, 5).body, type=Contents).signals == {"upsell": ["a"]}
     assert queue.ledger().produced >= 20
     storage.close()
 
@@ -191,7 +191,7 @@ def test_a_place_that_cannot_be_opened_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "device").write_text("a file where the directory should be")
     storage = Storage(tmp_path / "device")
     assert not storage.kept
-    assert Queue(storage, Limits()).predicted(prediction(), 0) == (1, 1)
+    assert Queue(storage, Limits()).predicted(prediction(), ["a"]) == (1, 1)
     storage.close()
     assert (tmp_path / "device").read_text().startswith("a file")
 
@@ -213,7 +213,7 @@ class Accounts(RuleBasedStateMachine):
 
     @rule(signals=st.integers(0, 60), carried=st.sampled_from(["a", "b"]))
     def predict(self, signals: int, carried: str) -> None:
-        self.queue.predicted(prediction(signals), self.queue.carry("upsell" + carried, [carried]))
+        self.queue.predicted(msgspec.structs.replace(prediction(signals), model="upsell" + carried), [carried])
 
     @rule(number=st.integers(1, 30))
     def outcome(self, number: int) -> None:
