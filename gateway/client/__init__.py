@@ -2,16 +2,16 @@
 
 The life of an event, and what is promised at each step:
 
-1. **Predict** (`client`, `running`, `decision`). What runs answers; if it cannot, the previous release, the bundle or "no"
-   does, in the same call. *No network, and no error of ours, on this path.*
+1. **Predict** (`client`, `running`, `decision`). What runs answers; if it cannot, the previous release, the bundle or a
+   plain no does, in the same call. *No network, and no error of ours, on this path.*
 2. **Record** (`queue`, `storage`). The event and the count that it was produced are one transaction. *Every event
    produced is queued, delivered or counted as dropped, also after kill -9; a full disk costs counted events, no more.*
 3. **Flush** (`policy`, `timer`, `sender`). By count, age, background or lease, as the last reply said. *A batch is
    fixed on disk before it is sent, and sent byte for byte until it is answered; one sender per device.*
 4. **Answer** (`transport`, `policy`). *A batch is forgotten only after the reply to it, or when the contract says so.*
 5. **Update** (`verify`, `updates`, `slot`, `kept`, `state`, `downloads`, `artifacts`). A reply may bring a signed
-   catalogue and say what to use of it. *Nothing runs that is not listed, whole, and proven here; a release that kills its
-   process gets two starts; what is revoked stops in this session.*
+   catalogue and say what to use of it. *Nothing runs that is not listed, whole, and proven here; a release that kills
+   its process gets two starts; what is revoked stops in this session.*
 
 Times and dice come through `clock` and `random.Random`; models run behind the port in `runtimes`.
 """
