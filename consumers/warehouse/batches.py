@@ -35,15 +35,16 @@ _encoder = msgspec.json.Encoder()
 
 
 class Document(Struct, frozen=True):
-    """A batch ready to land. `indexes` is None where the document holds all its events."""
+    """A batch ready to land: its row but for the two flags that say what is stored of it already."""
 
     origin: Origin
     key: BatchKey
-    about: BatchHeaders
-    json: bytes
+    received_at: int
     expected: int
-    indexes: tuple[int, ...] | None
     strict: bool
+    digest: bytes
+    before: bytes
+    after: bytes
 
     @property
     def unreadable(self) -> bool:
@@ -53,33 +54,11 @@ class Document(Struct, frozen=True):
     @property
     def size_bytes(self) -> int:
         """Return what this holds of the consumer's memory, roughly."""
-        return len(self.json)
-
-    @property
-    def digest(self) -> bytes:
-        """Return the dead letter's identity, should the server still call this unreadable; a strict one needs none."""
-        return bytes(16) if self.strict else hashlib.blake2b(self.json, digest_size=16).digest()
+        return len(self.before)
 
     def row(self, already_batch: bool, already_events: bool) -> bytes:
         """Return the row of the landing table."""
-        about = self.about
-        offer = _encoder.encode(about.offer) if about.offer else _NO_OFFER
-        return b"".join(
-            (
-                _head(self.origin, *self.key, about.received_at, about.gateway),
-                rb.uint32(self.expected),
-                rb.uint32(len(about.refused)),
-                rb.uint32_array(self.indexes or ()),
-                rb.blob(offer),
-                rb.blob(self.json),
-                rb.boolean(self.strict),
-                rb.boolean(already_batch),
-                rb.boolean(already_events),
-                self.digest,
-                rb.text(""),
-                rb.text("json"),
-            )
-        )
+        return b"".join((self.before, rb.boolean(already_batch), rb.boolean(already_events), self.after))
 
 
 def _head(origin: Origin, app: str, device: str, batch: str, received_at: int, gateway: str) -> bytes:
@@ -119,7 +98,7 @@ def _quickly(lane: Lane, record: StoredRecord) -> Document:
     if about.refused:
         return _safely(lane, record)
     json = read_document(record, about)
-    return _document(lane, record, about, record.key.decode(), json, about.events, None, strict=True)
+    return _document(lane, record, about, record.key.decode(), json, about.events, (), strict=True)
 
 
 def _safely(lane: Lane, record: StoredRecord, *, strict: bool = True) -> Document:
@@ -137,14 +116,25 @@ def _document(
     device: str,
     json: bytes,
     expected: int,
-    indexes: tuple[int, ...] | None,
+    indexes: tuple[int, ...],
     *,
     strict: bool,
 ) -> Document:
+    origin = origin_of(lane, record)
     key = (about.app, str(UUID(device)), str(UUID(about.batch)))
-    document = Document(origin_of(lane, record), key, about, json, expected, indexes, strict)
-    document.row(False, False)  # a number that its column cannot hold is found here, not in the middle of a range
-    return document
+    # What the server calls unreadable becomes a dead letter under this digest; a strict insert makes none.
+    digest = bytes(16) if strict else hashlib.blake2b(json, digest_size=16).digest()
+    before = (
+        _head(origin, *key, about.received_at, about.gateway),
+        rb.uint32(expected),
+        rb.uint32(len(about.refused)),
+        rb.uint32_array(indexes),
+        rb.blob(_encoder.encode(about.offer) if about.offer else _NO_OFFER),
+        rb.blob(json),
+        rb.boolean(strict),
+    )
+    after = digest + rb.text("") + rb.text("json")
+    return Document(origin, key, about.received_at, expected, strict, digest, b"".join(before), after)
 
 
 def _first_of_each(documents: Sequence[Document], stored: Mapping[BatchKey, set[Origin]]) -> list[Document]:
@@ -191,5 +181,5 @@ class Batches:
 
 
 async def _with_events(tables: Tables, documents: Sequence[Document]) -> set[BatchKey]:
-    times = [kept_time(document.about.received_at) for document in documents]
+    times = [kept_time(document.received_at) for document in documents]
     return await tables.batches_with_events({document.key for document in documents}, (min(times), max(times)))

@@ -78,10 +78,11 @@ class LaneConsumer:
             try:
                 next_offset = await self.resume()
                 while not stop.is_set():
-                    next_offset, full = await self.advance(next_offset)
+                    first, started = next_offset, time.monotonic()
+                    next_offset, full = await self.advance(first)
                     failures = 0
                     if not full:
-                        await until(stop, self._settings.poll_seconds)
+                        await until(stop, self._pause_seconds(next_offset > first, time.monotonic() - started))
             except Superseded as reason:
                 _log.warning("%s: another consumer is further (%s)", self._lane, reason)
             except Unreadable as reason:
@@ -92,6 +93,10 @@ class LaneConsumer:
                 self._safe = self._safe or isinstance(reason, Rejected)
                 failures += 1
                 await self._wait(failures, reason, stop)
+
+    def _pause_seconds(self, took: bool, elapsed_seconds: float) -> float:
+        lingers = self._settings.linger_seconds - elapsed_seconds if took else 0.0
+        return max(lingers, self._settings.poll_seconds)
 
     async def _wait(self, failures: int, reason: Exception, stop: asyncio.Event) -> None:
         longest = min(self._settings.backoff_seconds * 2.0 ** min(failures - 1, 30), self._settings.backoff_max_seconds)

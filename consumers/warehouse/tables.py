@@ -35,6 +35,7 @@ _INSERT_SETTINGS: Final[dict[str, Any]] = {
     "min_insert_block_size_bytes": 0,
     "min_insert_block_size_rows": _ONE_BLOCK,
     "parallel_view_processing": 0,
+    "short_circuit_function_evaluation": "enable",
 }
 _LANE: Final = "log = {log:String} AND topic = {topic:String} AND partition = {partition:UInt32}"
 _FENCE: Final = f"throwIf((SELECT max(first) FROM plans WHERE {_LANE}) != {{first:UInt64}}, 'superseded')"  # noqa: S608 - constants

@@ -189,7 +189,7 @@ def stored() -> Callable[[Record, int], StoredRecord]:
     return make
 
 
-QUICK = WarehouseSettings(poll_seconds=0.01, backoff_seconds=0.01, backoff_max_seconds=0.1)
+QUICK = WarehouseSettings(poll_seconds=0.01, linger_seconds=0, backoff_seconds=0.01, backoff_max_seconds=0.1)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from schemas.records import DeadLetter, Told, dead_letter_record
 
 DEVICE = "6f1c0000-0000-4000-8000-000000000001"
 BATCH = "01980000-0000-7000-8000-000000000002"
-QUICK = WarehouseSettings(poll_seconds=0.01, backoff_seconds=0.01, backoff_max_seconds=0.1)
+QUICK = WarehouseSettings(poll_seconds=0.01, linger_seconds=0, backoff_seconds=0.01, backoff_max_seconds=0.1)
 
 
 def at(ms: int) -> datetime:
@@ -211,7 +211,7 @@ async def test_ranges_are_bounded_by_records_events_and_bytes_inflated(
     # About 16 KB each, inflated; a few hundred bytes as they stand on the log.
     squeezed: Callable[[bytes], tuple[bytes, str]] = lambda body: (gzip.compress(body), "gzip")  # noqa: E731
     await log.publish([make_batch(events=100, encode=squeezed) for _ in range(10)])
-    await drain(source, warehouse_client, WarehouseSettings(poll_seconds=0.01, **bounds))
+    await drain(source, warehouse_client, WarehouseSettings(poll_seconds=0.01, linger_seconds=0, **bounds))
     assert await count(warehouse_client) == (10, 1000, 0)
     found = await ask(warehouse_client, "SELECT toUInt32(last - first + 1) FROM plans ORDER BY first")
     assert [size for (size,) in found] == ranges
@@ -229,7 +229,7 @@ async def test_lag_and_counts_are_told(log: Any, source: Any, warehouse_client: 
             if now.next_offset and now.lag == 0:
                 stop.set()
 
-    settings = WarehouseSettings(range_records=1, poll_seconds=0.01)
+    settings = WarehouseSettings(range_records=1, poll_seconds=0.01, linger_seconds=0)
     async with asyncio.timeout(30):
         await run(source, warehouse_client, settings, stop, observe)
     assert [now.lag for now in seen if now.next_offset][-1] == 0

@@ -28,7 +28,9 @@ from consumers.warehouse.tables import Superseded, Tables
 from gateway.publish.embedded import EmbeddedLog
 from schemas.records import DeadLetter, StoredRecord, dead_letter_record
 
-SETTINGS = WarehouseSettings(range_records=4, poll_seconds=0.01, backoff_seconds=0.01, backoff_max_seconds=0.05)
+SETTINGS = WarehouseSettings(
+    range_records=4, poll_seconds=0.01, linger_seconds=0, backoff_seconds=0.01, backoff_max_seconds=0.05
+)
 
 
 class Crash(Exception):
@@ -375,7 +377,7 @@ async def main():
     source = await EmbeddedSource.open(Path(sys.argv[1]), "warehouse")
     password = clickhouse_server.password_of(Path(sys.argv[3]))
     client = await clickhouse_server.connect(sys.argv[2], "backhaul", password, "killed")
-    settings = WarehouseSettings(range_records=7, poll_seconds=0.01, backoff_max_seconds=0.2)
+    settings = WarehouseSettings(range_records=7, poll_seconds=0.01, linger_seconds=0, backoff_max_seconds=0.2)
     await run(source, client, settings, asyncio.Event())
 
 asyncio.run(main())

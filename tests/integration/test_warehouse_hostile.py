@@ -157,7 +157,7 @@ async def test_hostile_documents_cost_their_range_a_second_try_and_no_more(
     await log.publish([make_batch(document=document(GOOD, more=b',"x":1e999'), expected=1) for _ in range(3)])
     await drain(source, warehouse_client)
     await log.publish([make_batch(events=5)])
-    settings = WarehouseSettings(poll_seconds=0.01)
+    settings = WarehouseSettings(poll_seconds=0.01, linger_seconds=0)
     async with asyncio.timeout(20):
         progress = await drain(source, warehouse_client, settings)
     assert progress["batches"].retries == 0

@@ -68,49 +68,60 @@ CREATE TABLE IF NOT EXISTS parsed
 )
 ENGINE = Null;
 
+-- Each step is a subquery of its own: an alias would be resolved anew wherever it is used, at every insert.
 CREATE MATERIALIZED VIEW IF NOT EXISTS landing_to_parsed TO parsed AS
-WITH
-    JSONExtract(document, 'Tuple(
-        device UUID, batch UUID, seq UInt64, sent_at Int64,
-        sdk LowCardinality(String), app_version LowCardinality(String), os LowCardinality(String),
-        hardware LowCardinality(String), locale LowCardinality(String),
-        ledger Tuple(produced UInt64, dropped Map(LowCardinality(String), UInt64)),
-        have Map(LowCardinality(String), Tuple(catalogue UInt64, use String, previous String)),
-        signals Map(LowCardinality(String), Array(LowCardinality(String))),
-        events Array(Tuple(
-            type LowCardinality(String), id UInt64, t Int64, model LowCardinality(String), release UInt32,
-            source LowCardinality(String), score Float64, decision Bool, explored Bool, propensity Nullable(Float64),
-            latency_us UInt32, signals Array(Nullable(Float64)), outcome LowCardinality(String),
-            value Nullable(Float64), state LowCardinality(String), detail String, bytes UInt64, ms UInt32)))') AS d,
-    d.events AS e,
-    d.device = landing.device AND d.batch = landing.batch AND length(e) = expected
-        AND d.sent_at BETWEEN 0 AND 10413791999999
-        AND arrayAll(
-            (type, t, model, source, score, propensity, signals, state) ->
-                t BETWEEN 0 AND 10413791999999 AND model != '' AND lengthUTF8(model) <= 64
-                AND multiIf(
-                    type = 'prediction', score BETWEEN 0 AND 1 AND ifNull(propensity, 1) BETWEEN 0 AND 1
-                        AND source IN ('ota', 'bundled', 'previous', 'none')
-                        AND length(signals) IN (0, length(d.signals[model])),
-                    type = 'model', state IN
-                        ('offered', 'downloaded', 'verified', 'activated', 'failed', 'reverted', 'quarantined'),
-                    type = 'outcome'),
-            e.type, e.t, e.model, e.source, e.score, e.propensity, e.signals, e.state) AS same
 SELECT
     log, topic, partition, offset, app, device, batch, received_at, gateway, refused,
-    if(empty(landing.indexes), range(expected), landing.indexes) AS indexes,
-    JSONExtract(landing.offer, 'Map(LowCardinality(String), Tuple(use String, arm String, rollout UInt64))') AS offer,
+    if(empty(checked.indexes), range(expected), checked.indexes) AS indexes,
+    JSONExtract(checked.offer, 'Map(LowCardinality(String), Tuple(use String, arm String, rollout UInt64))') AS offer,
     document, already_batch, already_events, digest,
     multiIf(
-        throwIf(strict AND landing.reason = '' AND NOT same, 'unreadable_record'), '',
-        landing.reason != '', landing.reason,
+        throwIf(strict AND checked.reason = '' AND NOT same, 'unreadable'), '',
+        checked.reason != '', checked.reason,
         same, '',
         'unreadable_record') AS reason,
     encoding,
     d.sent_at AS sent_at, d.seq AS seq, d.sdk AS sdk, d.app_version AS app_version, d.os AS os,
     d.hardware AS hardware, d.locale AS locale, d.ledger.produced AS produced, d.ledger.dropped AS dropped,
-    d.have AS have, d.signals AS signals, e AS events
-FROM landing;
+    d.have AS have, d.signals AS signals, d.events AS events
+FROM
+(
+    SELECT
+        *,
+        d.device = device AND d.batch = batch AND length(d.events) = expected
+            AND d.sent_at BETWEEN 0 AND 10413791999999
+            AND arrayAll(
+                (type, t, model, source, score, propensity, signals, state) ->
+                    t BETWEEN 0 AND 10413791999999 AND model != '' AND lengthUTF8(model) <= 64
+                    AND multiIf(
+                        type = 'prediction', score BETWEEN 0 AND 1 AND ifNull(propensity, 1) BETWEEN 0 AND 1
+                            AND source IN ('ota', 'bundled', 'previous', 'none')
+                            AND length(signals) IN (0, length(d.signals[model])),
+                        type = 'model', state IN
+                            ('offered', 'downloaded', 'verified', 'activated', 'failed', 'reverted', 'quarantined'),
+                        type = 'outcome'),
+                d.events.type, d.events.t, d.events.model, d.events.source, d.events.score, d.events.propensity,
+                d.events.signals, d.events.state) AS same
+    FROM
+    (
+        SELECT
+            *,
+            JSONExtract(document, 'Tuple(
+                device UUID, batch UUID, seq UInt64, sent_at Int64,
+                sdk LowCardinality(String), app_version LowCardinality(String), os LowCardinality(String),
+                hardware LowCardinality(String), locale LowCardinality(String),
+                ledger Tuple(produced UInt64, dropped Map(LowCardinality(String), UInt64)),
+                have Map(LowCardinality(String), Tuple(catalogue UInt64, use String, previous String)),
+                signals Map(LowCardinality(String), Array(LowCardinality(String))),
+                events Array(Tuple(
+                    type LowCardinality(String), id UInt64, t Int64, model LowCardinality(String), release UInt32,
+                    source LowCardinality(String), score Float64, decision Bool, explored Bool,
+                    propensity Nullable(Float64), latency_us UInt32, signals Array(Nullable(Float64)),
+                    outcome LowCardinality(String), value Nullable(Float64), state LowCardinality(String),
+                    detail String, bytes UInt64, ms UInt32)))') AS d
+        FROM landing
+    )
+) AS checked;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS parsed_to_events TO events AS
 SELECT
@@ -127,7 +138,9 @@ SELECT
     type = 'prediction' AND e.explored AS explored,
     if(type = 'prediction', ifNull(e.propensity, 1), 0) AS propensity,
     if(type = 'prediction', e.latency_us, 0) AS latency_us,
-    if(type = 'prediction' AND notEmpty(e.signals), mapFromArrays(parsed.signals[e.model], e.signals), map()) AS signals,
+    mapFromArrays(
+        if(type = 'prediction' AND notEmpty(e.signals), parsed.signals[e.model], []),
+        if(type = 'prediction', e.signals, [])) AS signals,
     if(type != 'model', e.outcome, '') AS outcome,
     multiIf(type = 'prediction', e.value, type = 'outcome', ifNull(e.value, 0), NULL) AS value,
     if(type = 'model', e.state, '') AS state,
