@@ -110,6 +110,15 @@ class KafkaSource(Source):
         ids = b"".join(self._fetcher.topic_ids[topic] for topic in self._topics)
         return hashlib.sha256(self._fetcher.cluster_id.encode() + b"\0" + ids).hexdigest()[:32]
 
+    @property
+    def group(self) -> str:
+        """The consumer group's name on Kafka."""
+        return self._group
+
+    def kept(self, topic: str, next_offset: int) -> tuple[int, str]:
+        """Return what is committed for a position: the offset, and which topic it is an offset of."""
+        return next_offset, self._fetcher.topic_ids[topic].hex()
+
     def partitions(self, topic: str) -> Sequence[int]:
         """Return the partitions that the group has given to this member; they change as members come and go."""
         name = self._kafka.topic(topic)
@@ -149,8 +158,7 @@ class KafkaSource(Source):
         if not 0 <= next_offset <= self._ends[topic, partition]:
             raise SourceError(f"offset {next_offset} of {topic}/{partition} is not on the log")
         async with self._failing(self._settings.timeout_seconds):
-            kept = (next_offset, self._fetcher.topic_ids[topic].hex())
-            await self._member.commit({self._place(topic, partition): kept})
+            await self._member.commit({self._place(topic, partition): self.kept(topic, next_offset)})
 
     async def end(self, topic: str, partition: int) -> int:
         """Return one past the newest offset, as the partition's leader has it now. Raises `SourceError`."""

@@ -1,0 +1,253 @@
+"""Fill the topic `events`: one plain JSON event per record, for every consumer that is not ours.
+
+* **Exactly once against the log handing a record out again**, on Apache Kafka and for readers with
+  isolation.level=read_committed: the events of a range and the position behind it are one transaction. Each partition
+  has a transactional id of its own. Whoever takes the partition over first starts its producer under that id, which
+  ends the transaction of the one before and shuts it out, and only then reads the position: so a range is either all
+  there with its position, or not there at all, and a zombie can add nothing. Brokers that only speak the protocol may
+  show what was aborted: there it is at least once.
+* **A batch that a device sent again** is dropped when its first copy is among the last `resend_window_records` records
+  of its partition. The window is read again at every start, so what is dropped depends on the log alone. An older copy
+  is passed on, with the same `batch` and `index` in each event: who needs more keeps those unique.
+* An event's key is its device, so that a device's events stay in order. Brokers compress the topic.
+* A record that cannot be read is counted and skipped here; the warehouse consumer makes it a dead letter.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Annotated, Any, Final
+
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+from msgspec import Meta, Struct
+
+from consumers.kafka import KafkaSource
+from consumers.plain_event import plain_events
+from consumers.source import SourceError
+from schemas.kafka import GIB, KIB, MIB, KafkaSettings
+from schemas.partition import partition_of
+from schemas.records import Malformed, StoredRecord, batch_headers
+from schemas.topics import BATCHES, EVENTS
+
+_log = logging.getLogger(__name__)
+
+_PARTITIONS_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = 2.0
+_CLOSE_SECONDS: Final = 5.0
+
+
+class UnpackSettings(Struct, frozen=True, kw_only=True):
+    """Bounds of a transaction, and how far back a batch sent again is known."""
+
+    range_records: Annotated[int, Meta(ge=1, le=100_000, description="the most batches in one transaction")] = 500
+    range_bytes: Annotated[int, Meta(ge=64 * KIB, le=GIB, description="the most bytes of them")] = 4 * MIB
+    poll_seconds: Annotated[float, Meta(ge=0.01, le=60, description="how long it waits when nothing is new")] = 0.2
+    resend_window_records: Annotated[
+        int, Meta(ge=0, le=1_000_000, description="records of a partition in which a batch sent again is dropped")
+    ] = 5000
+    transaction_seconds: Annotated[
+        float, Meta(ge=1, le=900, description="a transaction open for longer is aborted by the brokers")
+    ] = 60.0
+    stop_seconds: Annotated[float, Meta(ge=0, le=300, description="how long a stop waits for ranges under way")] = 10.0
+
+
+class UnpackProgress(Struct, frozen=True):
+    """How far a partition is, and counts since this process started."""
+
+    partition: int
+    next_offset: int
+    batches: int = 0
+    events: int = 0
+    resends: int = 0
+    unreadable: int = 0
+
+
+Observer = Callable[[UnpackProgress], None]
+
+
+async def run(
+    source: KafkaSource,
+    kafka: KafkaSettings,
+    settings: UnpackSettings,
+    stop: asyncio.Event,
+    observe: Observer | None = None,
+) -> None:
+    """Unpack the partitions that the source's group gives to this member, until `stop` is set."""
+    running: dict[int, tuple[asyncio.Event, asyncio.Task[None]]] = {}
+    try:
+        while not stop.is_set():
+            wanted = source.partitions(BATCHES)
+            for partition, (leave, task) in list(running.items()):
+                if partition not in wanted:
+                    leave.set()
+                if task.done():
+                    del running[partition]
+                    task.result()
+            for partition in wanted:
+                if partition not in running:
+                    leave = asyncio.Event()
+                    unpacker = Unpacker(source, kafka, settings, partition, observe or (lambda _: None))
+                    running[partition] = (leave, asyncio.create_task(unpacker.run(leave)))
+            await _until(stop, _PARTITIONS_SECONDS)
+    finally:
+        for leave, _ in running.values():
+            leave.set()
+        await _wind_up([task for _, task in running.values()], settings.stop_seconds)
+
+
+class Unpacker:
+    """One partition of `batches`, unpacked. `run` until stopped; what fails is tried again with a new producer."""
+
+    def __init__(
+        self, source: KafkaSource, kafka: KafkaSettings, settings: UnpackSettings, partition: int, observe: Observer
+    ) -> None:
+        self._source, self._kafka, self._settings = source, kafka, settings
+        self._partition = partition
+        self._observe = observe
+        self._window = ResendWindow(settings.resend_window_records)
+        self.progress = UnpackProgress(partition, 0)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Unpack until stopped."""
+        while not stop.is_set():
+            producer = self._producer()
+            try:
+                await producer.start()  # from here on nobody else adds to this partition's events
+                await self._unpack(producer, stop)
+            except (KafkaError, SourceError, OSError) as error:
+                _log.warning("batches/%d: unpacking starts again: %r", self._partition, error)
+                await _until(stop, _RETRY_SECONDS)
+            finally:
+                with suppress(KafkaError, OSError, TimeoutError):
+                    await asyncio.wait_for(producer.stop(), _CLOSE_SECONDS)
+
+    async def _unpack(self, producer: AIOKafkaProducer, stop: asyncio.Event) -> None:
+        next_offset = await self._source.position(BATCHES, self._partition)
+        await self._look_back(next_offset)
+        while not stop.is_set():
+            records = await self._read(next_offset)
+            if not records:
+                await _until(stop, self._settings.poll_seconds)
+                continue
+            events, progress = await asyncio.to_thread(self._events, records)
+            next_offset = progress.next_offset
+            async with producer.transaction():
+                await self._send(producer, events)
+                kept = {
+                    TopicPartition(self._kafka.topic(BATCHES), self._partition): self._source.kept(BATCHES, next_offset)
+                }
+                await producer.send_offsets_to_transaction(kept, self._source.group)
+            self.progress = progress
+            self._observe(progress)
+
+    def _events(self, records: Sequence[StoredRecord]) -> tuple[list[tuple[bytes, bytes]], UnpackProgress]:
+        """Return (device, event) pairs, and how far this comes once they are stored."""
+        events: list[tuple[bytes, bytes]] = []
+        resends = unreadable = 0
+        for record in records:
+            try:
+                if self._window.is_resend(batch_headers(record).batch, record.offset):
+                    resends += 1
+                else:
+                    events += [(record.key, event) for event in plain_events(record)]
+            except Malformed as error:
+                _log.warning("batches/%d:%d cannot be read: %s", self._partition, record.offset, error)
+                unreadable += 1
+        before = self.progress
+        return events, UnpackProgress(
+            partition=self._partition,
+            next_offset=records[-1].offset + 1,
+            batches=before.batches + len(records),
+            events=before.events + len(events),
+            resends=before.resends + resends,
+            unreadable=before.unreadable + unreadable,
+        )
+
+    async def _send(self, producer: AIOKafkaProducer, events: Sequence[tuple[bytes, bytes]]) -> None:
+        """Send whole batches of records, and wait for all: a commit alone would not tell of one that was refused."""
+        topic = self._kafka.topic(EVENTS)
+        count = len(await producer.partitions_for(topic))
+        by_partition: dict[int, list[tuple[bytes, bytes]]] = {}
+        for key, value in events:
+            by_partition.setdefault(partition_of(key, count), []).append((key, value))
+        sent: list[asyncio.Future[Any]] = []
+        for partition, pairs in by_partition.items():
+            builder = producer.create_batch()
+            for key, value in pairs:
+                if builder.append(key=key, value=value, timestamp=None) is None:
+                    sent.append(await producer.send_batch(builder, topic, partition=partition))
+                    builder = producer.create_batch()
+                    builder.append(key=key, value=value, timestamp=None)
+            sent.append(await producer.send_batch(builder, topic, partition=partition))
+        for ended in await asyncio.gather(*sent, return_exceptions=True):
+            if isinstance(ended, BaseException):
+                raise ended
+
+    async def _look_back(self, next_offset: int) -> None:
+        """Fill the window from the records before the position, so that a start forgets nothing."""
+        self._window.clear()
+        at = max(0, next_offset - self._settings.resend_window_records)
+        while at < next_offset:
+            records = [record for record in await self._read(at) if record.offset < next_offset]
+            for record in records:
+                with suppress(Malformed):
+                    self._window.is_resend(batch_headers(record).batch, record.offset)
+            at = records[-1].offset + 1 if records else next_offset
+
+    async def _read(self, first: int) -> list[StoredRecord]:
+        limits = self._settings
+        return await self._source.read(
+            BATCHES, self._partition, first, max_records=limits.range_records, max_bytes=limits.range_bytes
+        )
+
+    def _producer(self) -> AIOKafkaProducer:
+        return AIOKafkaProducer(
+            **self._kafka.client_options(),
+            transactional_id=f"{self._source.group}.{BATCHES}.{self._partition}",
+            transaction_timeout_ms=int(self._settings.transaction_seconds * 1000),
+            max_batch_size=256 * KIB,
+            linger_ms=0,
+        )
+
+
+class ResendWindow:
+    """The batch ids of the last so many offsets, whether they were passed on or dropped."""
+
+    def __init__(self, records: int) -> None:
+        self._records = records
+        self._last: dict[str, int] = {}
+        self._order: deque[tuple[int, str]] = deque()
+
+    def is_resend(self, batch: str, offset: int) -> bool:
+        """Say whether the batch stands on one of the last offsets already; remember it. Offsets only grow."""
+        while self._order and self._order[0][0] < offset - self._records:
+            gone, name = self._order.popleft()
+            if self._last.get(name) == gone:
+                del self._last[name]
+        known = batch in self._last
+        self._last[batch] = offset
+        self._order.append((offset, batch))
+        return known
+
+    def clear(self) -> None:
+        self._last.clear()
+        self._order.clear()
+
+
+async def _until(stop: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
+
+
+async def _wind_up(tasks: Sequence[asyncio.Task[None]], seconds: float) -> None:
+    """Wait for the tasks, cancel the late ones. Raises what one died of."""
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=seconds)
+        for task in late:
+            task.cancel()
+        for ended in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(ended, Exception):
+                raise ended

@@ -1,0 +1,200 @@
+"""The topic `events` holds each event once, whatever happens to those who fill it."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from consumers.kafka import KafkaSource, KafkaSourceSettings
+from consumers.unpack import UnpackProgress, UnpackSettings, run
+from gateway.publish.kafka import KafkaSink, KafkaSinkSettings
+from gateway.publish.kafka_topics import ensure_topics
+from schemas.kafka import KafkaSettings
+from schemas.partition import partition_of
+from schemas.topics import BATCHES, EVENTS
+from tests.kafka_fixtures import Kafka
+
+PARTITIONS = 2
+SMALL = UnpackSettings(range_records=7, poll_seconds=0.05, transaction_seconds=10)
+BatchMaker = Callable[..., Any]
+
+
+@pytest.fixture
+async def settings(kafka: Kafka) -> KafkaSettings:
+    if kafka.kind == "tansu":
+        pytest.skip("Tansu shows readers what was aborted")
+    return kafka.settings()
+
+
+@pytest.fixture
+async def sink(kafka: Kafka, settings: KafkaSettings) -> AsyncIterator[KafkaSink]:
+    opened = await KafkaSink.open(settings, kafka.topics(PARTITIONS), KafkaSinkSettings(), wait_seconds=30)
+    # Not compressed with zstd, as it is by default: aiokafka reads that only with another library beside it.
+    plain = msgspec.structs.replace(kafka.topics(PARTITIONS), events_compression="producer")
+    await ensure_topics(settings, plain, [EVENTS])
+    yield opened
+    await opened.close()
+
+
+@asynccontextmanager
+async def member(settings: KafkaSettings) -> AsyncIterator[KafkaSource]:
+    source = await KafkaSource.open(settings, "unpack", settings=KafkaSourceSettings(session_seconds=6))
+    try:
+        yield source
+    finally:
+        await source.close()
+
+
+async def unpack_until(
+    settings: KafkaSettings, condition: Callable[[dict[int, UnpackProgress]], bool]
+) -> dict[int, UnpackProgress]:
+    """Run one consumer until its progress, by partition, meets the condition."""
+    progress: dict[int, UnpackProgress] = {}
+    enough = asyncio.Event()
+
+    def observe(seen: UnpackProgress) -> None:
+        progress[seen.partition] = seen
+        if condition(progress):
+            enough.set()
+
+    async with member(settings) as source, asyncio.timeout(60):
+        await run(source, settings, SMALL, enough, observe)
+    return progress
+
+
+def batches(progress: dict[int, UnpackProgress]) -> int:
+    return sum(seen.batches for seen in progress.values())
+
+
+async def events_of(settings: KafkaSettings, count: int) -> list[tuple[int, dict[str, Any]]]:
+    """Return (partition, event) of all that a reader of committed records sees, once there are so many."""
+    reader = AIOKafkaConsumer(
+        **settings.client_options(),
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+    )
+    await reader.start()
+    try:
+        places = [TopicPartition(settings.topic(EVENTS), partition) for partition in range(PARTITIONS)]
+        reader.assign(places)
+        found: list[tuple[int, dict[str, Any]]] = []
+        async with asyncio.timeout(30):
+            while len(found) < count:
+                for place, records in (await reader.getmany(timeout_ms=500)).items():
+                    found += [(place.partition, msgspec.json.decode(record.value)) for record in records]
+        for place, records in (await reader.getmany(timeout_ms=1500)).items():  # what is too much
+            found += [(place.partition, msgspec.json.decode(record.value)) for record in records]
+        return found
+    finally:
+        await reader.stop()
+
+
+def identities(found: list[tuple[int, dict[str, Any]]]) -> list[tuple[str, int]]:
+    return sorted((event["batch"], event["index"]) for _, event in found)
+
+
+async def test_each_event_of_each_batch_is_there_once_on_its_devices_partition(
+    settings: KafkaSettings, sink: KafkaSink, make_batch: BatchMaker
+) -> None:
+    sent = [make_batch(events=5, device=str(uuid.UUID(int=number % 9))) for number in range(40)]
+    await sink.publish(sent)
+    await unpack_until(settings, lambda progress: batches(progress) == 40)
+    found = await events_of(settings, 200)
+    assert len(found) == len(set(identities(found))) == 200
+    assert all(place == partition_of(event["device"].encode(), PARTITIONS) for place, event in found)
+    for number in range(9):
+        device = str(uuid.UUID(int=number))
+        wanted = [dict(record.headers)["batch"].decode() for record in sent if record.key == device.encode()]
+        seen = [event["batch"] for _, event in found if event["device"] == device]
+        assert list(dict.fromkeys(seen)) == wanted
+
+
+async def test_a_batch_sent_again_is_there_once_also_over_a_restart(
+    settings: KafkaSettings, sink: KafkaSink, make_batch: BatchMaker
+) -> None:
+    first = make_batch(events=3, device=str(uuid.UUID(int=1)))
+    await sink.publish([first, first])
+    await unpack_until(settings, lambda progress: batches(progress) == 2)
+    await sink.publish([first, make_batch(events=3, device=str(uuid.UUID(int=1)))])
+    progress = await unpack_until(settings, lambda progress: batches(progress) == 2)
+    assert sum(seen.resends for seen in progress.values()) == 1
+    found = await events_of(settings, 6)
+    assert len(identities(found)) == len(set(identities(found))) == 6
+
+
+async def test_a_record_that_cannot_be_read_does_not_stop_the_rest(
+    settings: KafkaSettings, sink: KafkaSink, make_batch: BatchMaker
+) -> None:
+    device = str(uuid.UUID(int=1))
+    good = [make_batch(events=2, device=device) for _ in range(2)]
+    await sink.publish([good[0], msgspec.structs.replace(good[0], headers=()), good[1]])
+    progress = await unpack_until(settings, lambda progress: batches(progress) == 3)
+    assert sum(seen.unreadable for seen in progress.values()) == 1
+    assert len(await events_of(settings, 4)) == 4
+
+
+async def test_consumers_cut_down_in_the_middle_leave_each_event_there_once(
+    settings: KafkaSettings, sink: KafkaSink, make_batch: BatchMaker
+) -> None:
+    sent = [make_batch(events=4, device=str(uuid.UUID(int=number % 20))) for number in range(300)]
+    await sink.publish(sent)
+    for pause_seconds in (0.3, 0.15, 0.25, 0.2):
+        async with member(settings) as source:
+            task = asyncio.create_task(run(source, settings, SMALL, asyncio.Event()))
+            await asyncio.sleep(pause_seconds)
+            await cut_down(task)
+    await unpack_until(settings, reached_the_end(await ends(settings)))
+    found = await events_of(settings, 1200)
+    assert len(identities(found)) == len(set(identities(found))) == 1200
+
+
+async def test_two_that_hold_the_same_partition_for_a_while_double_nothing(
+    settings: KafkaSettings, sink: KafkaSink, make_batch: BatchMaker
+) -> None:
+    await sink.publish([make_batch(events=4, device=str(uuid.UUID(int=number % 20))) for number in range(200)])
+    wanted = await ends(settings)
+    reached: dict[int, int] = {}
+    stop = asyncio.Event()
+
+    def observe(seen: UnpackProgress) -> None:
+        reached[seen.partition] = max(seen.next_offset, reached.get(seen.partition, 0))
+        if reached == wanted:
+            stop.set()
+
+    async with member(settings) as source, asyncio.timeout(90):
+        # Both run on one membership: each believes that every partition is its own, as a zombie does.
+        await asyncio.gather(*(run(source, settings, SMALL, stop, observe) for _ in range(2)))
+    found = await events_of(settings, 800)
+    assert len(identities(found)) == len(set(identities(found))) == 800
+
+
+def reached_the_end(wanted: dict[int, int]) -> Callable[[dict[int, UnpackProgress]], bool]:
+    missing = {partition: end for partition, end in wanted.items() if end}
+
+    def check(progress: dict[int, UnpackProgress]) -> bool:
+        return all(
+            partition in progress and progress[partition].next_offset == end for partition, end in missing.items()
+        )
+
+    return check
+
+
+async def ends(settings: KafkaSettings) -> dict[int, int]:
+    source = await KafkaSource.open(settings, "looking", settings=KafkaSourceSettings(session_seconds=6))
+    try:
+        return {partition: await source.end(BATCHES, partition) for partition in range(PARTITIONS)}
+    finally:
+        await source.close()
+
+
+async def cut_down(task: "asyncio.Task[None]") -> None:
+    """End it as a crash does: nothing is finished, and brokers see the connections go."""
+    task.cancel()
+    waited: Awaitable[Any] = asyncio.wait({task}, timeout=10)
+    await waited
