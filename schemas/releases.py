@@ -1,7 +1,8 @@
 """Catalogues, rollouts and apps: the numbered documents of the object store, and how a catalogue is signed.
 
 * Every document is append-only: number n + 1 is written only if it does not exist yet, so the history is the audit log.
-* A signature covers `b"catalogue/v1\\n" + document`, the document's bytes as they are, never re-serialised.
+* A signature covers `b"catalogue/v1\\n" + document`, the document's bytes as they are, never re-serialised; of a key
+  list, `b"keys/v1\\n" + document`.
 """
 
 from typing import Annotated, Final, Literal
@@ -12,6 +13,8 @@ from msgspec import Meta, Struct
 from schemas.wire import Count, Count32, Milliseconds, Probability, Signature, Use
 
 CATALOGUE_CONTEXT: Final = b"catalogue/v1\n"
+KEYS_CONTEXT: Final = b"keys/v1\n"
+MAX_KEYS_BYTES: Final = 8 * 1024
 # A device keeps catalogues in memory and on slow flash; 64 KiB holds hundreds of releases.
 MAX_CATALOGUE_BYTES: Final = 64 * 1024
 MAX_ARTIFACT_BYTES: Final = 16 * 1024 * 1024
@@ -80,6 +83,23 @@ class SignedCatalogue(Struct, frozen=True):
 
     document: bytes
     signatures: list[Signature]
+
+
+class KeyList(Struct, frozen=True, kw_only=True, tag_field="type", tag="keys/v1"):
+    """The release keys that may sign an app's catalogues, as the holders of the root keys say.
+
+    * A device accepts a list only if as many of its root keys signed it as the app asks for, as the list itself
+      asks for and as the list before did: one stolen root key can lower no threshold.
+    * `version` only rises. What a key signed that is no longer listed is void, with its catalogue's number and floor.
+    * When the list has expired its keys install nothing new; what runs goes on.
+    """
+
+    app: Slug
+    version: Annotated[int, Meta(ge=1, le=2**53 - 1)]
+    issued_at: Milliseconds
+    expires_at: Milliseconds
+    threshold: Annotated[int, Meta(ge=1, le=16)]
+    keys: Annotated[list[Annotated[bytes, Meta(min_length=32, max_length=32)]], Meta(max_length=64)]
 
 
 class Arm(Struct, frozen=True):

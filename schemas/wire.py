@@ -108,6 +108,7 @@ class Envelope(Struct, frozen=True, kw_only=True, omit_defaults=True):
     have: Annotated[dict[Name, Have], Meta(max_length=64)] = {}
     ledger: Ledger = Ledger(produced=0)
     signals: Annotated[dict[Name, Annotated[list[Name], Meta(max_length=MAX_SIGNALS)]], Meta(max_length=64)] = {}
+    keys: Annotated[Count, Meta(description="the newest key list accepted; 0: none yet")] = 0
 
 
 class Batch(Envelope, frozen=True, kw_only=True):
@@ -144,15 +145,24 @@ class Signature(Struct, frozen=True):
     sig: bytes
 
 
+class SignedKeys(Struct, frozen=True):
+    """A key list as it is stored and travels: the exact signed bytes (base64 in JSON) and the roots' signatures."""
+
+    document: bytes
+    signatures: list[Signature]
+
+
 class CatalogueNews(Struct, frozen=True):
     """A signed catalogue as it travels: the exact signed bytes, base64 in JSON.
 
-    `base_url` is a URL reference: the downloads' paths are resolved against it, and it against the gateway's URL.
+    * `base_url` is a URL reference: the downloads' paths are resolved against it, and it against the gateway's URL.
+    * `keys` is the app's key list, where it has one: it is judged before the catalogue that its keys may have signed.
     """
 
     document: bytes
     signatures: list[Signature]
     base_url: str = "/"
+    keys: SignedKeys | UnsetType = UNSET
 
 
 class Reply(Struct, frozen=True, kw_only=True):

@@ -33,6 +33,7 @@ from gateway.client.slot import Slot
 from gateway.client.storage import Storage, StorageFailed
 from gateway.client.timer import FlushTimer
 from gateway.client.transport import Transport
+from gateway.client.trust import Trust
 from gateway.client.updates import Updates
 from gateway.client.verify import named_keys
 from schemas.wire import LARGEST_UINT32, Ledger, Outcome, Prediction, Source, Use
@@ -78,7 +79,8 @@ class Status(Struct, frozen=True):
 class Client:
     """One install of an app.
 
-    * `root_keys`: raw 32-byte Ed25519 public keys; a catalogue signed by any of them is believed.
+    * `root_keys`: raw 32-byte Ed25519 public keys; `root_threshold` of them must sign a list of release keys. With a
+      threshold of 1, a catalogue signed by any of them is believed too.
     * `positive`: per model, the label whose probability is the score; by default the last label in sorted order.
     * `session`: shared by many clients if given, and then not closed here.
     """
@@ -102,7 +104,11 @@ class Client:
         dice: random.Random | None = None,
         session: aiohttp.ClientSession | None = None,
         limits: Limits | None = None,
+        root_threshold: int = 1,
     ) -> None:
+        if not 1 <= root_threshold <= len(root_keys):
+            raise ValueError(f"{root_threshold} of {len(root_keys)} root keys can never agree")
+        self._root_threshold = root_threshold
         self._app_key = app_key
         self._url = url
         self._keys = named_keys(root_keys)
@@ -124,8 +130,9 @@ class Client:
         self._session = self._given_session or aiohttp.ClientSession()
         artifacts = Artifacts(self._directory)
         app = self._app_key.partition(".")[0]
+        self._trust = Trust(self._storage, self._keys, self._root_threshold)
         self._ground = Ground(
-            app, self._facts.sdk, self._facts.os, self._keys, self._runtime, self._queue, artifacts, self._clock
+            app, self._facts.sdk, self._facts.os, self._trust, self._runtime, self._queue, artifacts, self._clock
         )
         self._slots = {
             model: Slot(self._ground, model, bundle, self._positive.get(model))
@@ -247,6 +254,7 @@ class Client:
         await self.close()
 
     def _restore(self) -> None:
+        self._trust.restore()
         try:
             states = self._storage.states()
         except StorageFailed:
@@ -275,7 +283,7 @@ class Client:
         )
 
     def _compose(self, contents: Contents) -> bytes:
-        return compose(contents, self._facts, self._updates.have(), self._ground.now_ms())
+        return compose(contents, self._facts, self._updates.have(), self._trust.ring.version, self._ground.now_ms())
 
     def _should_call(self) -> bool:
         return should_call(

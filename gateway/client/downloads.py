@@ -3,12 +3,15 @@
 * Only the signed size and SHA-256 of the result count; what the network says about itself is never believed.
 * Reading stops at the signed size of the download, unpacking at that of the result: a longer body is a failure.
 * A status other than 200 and 206 is never stored, whatever came with it.
+* A patch is tried only where its base is on the device. On a wrong base it yields garbage of the right length without a
+  word: here too the hash of the result decides, and the whole file is the way out.
 * An interrupted download goes on where it stopped (Range with If-Range, RFC 9110, sections 13.1.5 and 14.2).
 """
 
 import asyncio
 import lzma
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from http import HTTPStatus
 from typing import Final, Literal
@@ -20,16 +23,25 @@ from msgspec import Struct
 from gateway.client.artifacts import Artifacts, Part
 from schemas.releases import Download, Release
 
+if sys.version_info >= (3, 14):
+    from compression.zstd import DecompressionParameter, ZstdDecompressor, ZstdDict, ZstdError
+else:
+    from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdDict, ZstdError
+
 FetchCode = Literal[
     "network", "http_status", "too_big", "size_mismatch", "sha256_mismatch", "unpack_failed", "no_download",
     "insecure_url", "disk_low", "disk_full",
 ]  # fmt: skip
-_ENCODINGS: Final = ("identity", "xz")
+_PATCH: Final = "zstd-patch"
 _CHUNK_BYTES: Final = 64 * 1024
 # Space for the download, the result and the one it replaces, and room to breathe for the app itself.
 _SPARE_BYTES: Final = 8 * 1024 * 1024
 # An artifact is 16 MiB at most; a larger dictionary only helps who wants our memory.
 _XZ_MEMORY_BYTES: Final = 96 * 1024 * 1024
+# 32 MiB: the window of a patch spans the base and the result.
+_ZSTD_OPTIONS: Final[dict[int, int]] = {DecompressionParameter.window_log_max: 25}
+
+BaseOf = Callable[[str], bytes | None]
 
 
 class FetchFailed(Exception):
@@ -56,25 +68,33 @@ class Downloads:
         self._artifacts = artifacts
         self._timeout = aiohttp.ClientTimeout(total=None, connect=seconds, sock_read=seconds)
 
-    async def fetch(self, release: Release, base_url: str, inline: Mapping[str, bytes]) -> Fetched:
-        """Return the artifact by the cheapest way that works. Raises `FetchFailed` with the last way's reason."""
-        ways = sorted((way for way in release.downloads if way.encoding in _ENCODINGS), key=lambda way: way.size)
+    async def fetch(
+        self, release: Release, base_url: str, inline: Mapping[str, bytes], base_of: BaseOf = lambda digest: None
+    ) -> Fetched:
+        """Return the artifact by the cheapest way that works; `base_of` gives what the device has, by SHA-256.
+
+        Raises `FetchFailed` with the last way's reason.
+        """
+        bases: dict[str | None, bytes | None] = {
+            way.base: base_of(way.base) for way in release.downloads if way.base is not None
+        }
+        ways = sorted((way for way in release.downloads if _is_open(way, bases)), key=lambda way: way.size)
         failed = FetchFailed("no_download")
         for way in ways:
             wire = inline.get(wire_name(way))
             if wire is not None:
                 try:
-                    return Fetched(await asyncio.to_thread(_result, wire, way, release), 0)
+                    return Fetched(await asyncio.to_thread(_result, wire, way, release, bases.get(way.base)), 0)
                 except FetchFailed as error:
                     failed = error
         for way in ways:
             try:
-                return await self._by_http(way, release, base_url)
+                return await self._by_http(way, release, base_url, bases.get(way.base))
             except FetchFailed as error:
                 failed = error
         raise failed
 
-    async def _by_http(self, way: Download, release: Release, base_url: str) -> Fetched:
+    async def _by_http(self, way: Download, release: Release, base_url: str, base: bytes | None) -> Fetched:
         url = self._address(way, base_url)
         try:
             if self._artifacts.free_bytes() < 3 * release.size + _SPARE_BYTES:
@@ -84,7 +104,7 @@ class Downloads:
             raise FetchFailed("disk_full") from error
         try:
             cost = await self._complete(url, part, way.size)
-            return Fetched(await asyncio.to_thread(_result, part.content(), way, release), cost)
+            return Fetched(await asyncio.to_thread(_result, part.content(), way, release, base), cost)
         except OSError as error:
             part.discard()
             raise FetchFailed("disk_full") from error
@@ -149,13 +169,33 @@ async def _append(response: aiohttp.ClientResponse, part: Part, most: int) -> in
     return read
 
 
-def _result(wire: bytes, way: Download, release: Release) -> bytes:
+def _is_open(way: Download, bases: Mapping[str | None, bytes | None]) -> bool:
+    """Say whether this device can take a way: a patch needs its base."""
+    return way.encoding != _PATCH or bases.get(way.base) is not None
+
+
+def _result(wire: bytes, way: Download, release: Release, base: bytes | None) -> bytes:
     """Return the artifact that the wire bytes hold, checked against what was signed. Raises `FetchFailed`."""
-    data = wire if way.encoding == "identity" else _unpack(wire, release.size)
+    data = wire
+    if way.encoding == "xz":
+        data = _unpack(wire, release.size)
+    elif way.encoding == _PATCH:
+        data = _patched(wire, base or b"", release.size)
     if len(data) != release.size:
         raise FetchFailed("size_mismatch")
     if sha256(data).hexdigest() != release.sha256:
         raise FetchFailed("sha256_mismatch")
+    return data
+
+
+def _patched(wire: bytes, base: bytes, size: int) -> bytes:
+    try:
+        unpacker = ZstdDecompressor(ZstdDict(base, is_raw=True).as_prefix, _ZSTD_OPTIONS)
+        data = unpacker.decompress(wire, max_length=size + 1)
+    except (ZstdError, ValueError, MemoryError) as error:  # ValueError: a base too short to be one
+        raise FetchFailed("unpack_failed") from error
+    if len(data) > size:
+        raise FetchFailed("too_big")
     return data
 
 

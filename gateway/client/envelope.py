@@ -26,7 +26,7 @@ class Facts(Struct, frozen=True):
     carried: Mapping[str, Sequence[str]]
 
 
-def compose(contents: Contents, facts: Facts, have: dict[str, Have], sent_at: int) -> bytes:
+def compose(contents: Contents, facts: Facts, have: dict[str, Have], keys: int, sent_at: int) -> bytes:
     """Return a batch's body, compressed.
 
     Every model's signals are named, not only those of the events inside: they bound what the gateway may offer.
@@ -45,6 +45,7 @@ def compose(contents: Contents, facts: Facts, have: dict[str, Have], sent_at: in
         have=have,
         ledger=contents.ledger,
         signals=carried | contents.signals,
+        keys=keys,
         events=[msgspec.Raw(event) for event in contents.events],
     )
     return pack(_encode(batch))

@@ -19,6 +19,7 @@ from gateway.client.queue import Queue
 from gateway.client.runtimes import Runtime
 from gateway.client.state import Attempt, ModelState
 from gateway.client.storage import StorageFailed, write_state
+from gateway.client.trust import Trust
 from gateway.client.verify import read_again
 from schemas.releases import Catalogue, Release
 from schemas.wire import LARGEST_UINT32, LAST_MILLISECOND, ModelEvent
@@ -37,7 +38,7 @@ class Ground:
     app: str
     sdk: str
     system: str
-    keys: Mapping[str, bytes]
+    trust: Trust
     runtime: Runtime
     queue: Queue
     artifacts: Artifacts
@@ -47,6 +48,11 @@ class Ground:
     def context(self) -> str:
         """What a failed attempt is bound to: another SDK or system deserves a new one."""
         return f"{self.sdk}|{self.system}"
+
+    @property
+    def keys(self) -> Mapping[str, bytes]:
+        """The keys any of which may have signed a catalogue."""
+        return self.trust.ring.trusted()
 
     def now_ms(self) -> int:
         """The device's time, moved into the range that an event can carry."""

@@ -84,9 +84,13 @@ class Slot:
 
     def stored(self, entry: Release) -> bytes | None:
         """Return an artifact that needs no download, because it is kept or is the bundle itself."""
-        if entry.sha256 == self.bundled.sha256:
+        return self.artifact(entry.sha256)
+
+    def artifact(self, digest: str) -> bytes | None:
+        """Return the bytes with that hash, if this device has them."""
+        if digest == self.bundled.sha256:
             return self.bundled.content
-        return self._ground.artifacts.read(entry.sha256)
+        return self._ground.artifacts.read(digest)
 
     def unsupported(self, entry: Release) -> str | None:
         """Say why this app cannot run a release, or None."""

@@ -132,6 +132,11 @@ def accepted(state: ModelState, catalogue: Catalogue, news: CatalogueNews, bundl
     )
 
 
+def unbound(state: ModelState) -> ModelState:
+    """Forget a catalogue whose key is no longer listed: whoever stole that key may have chosen its number and floor."""
+    return msgspec.structs.replace(state, document=b"", signatures=[], number=0, floor=0)
+
+
 def activated(state: ModelState, entry: Release) -> ModelState:
     """Make a proven release the active one; the one before it stays, to fall back on."""
     others = [kept for kept in (state.active, state.previous) if kept is not None and kept.sha256 != entry.sha256]

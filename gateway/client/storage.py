@@ -17,7 +17,7 @@ from typing import Final
 
 logger = logging.getLogger(__name__)
 
-VERSION: Final = 1
+VERSION: Final = 2
 # How long a prediction may wait for another process of the app that is committing.
 _BUSY_SECONDS: Final = 0.5
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -45,6 +45,8 @@ CREATE TABLE frozen (
 ) STRICT;
 CREATE TABLE models (model TEXT PRIMARY KEY, state BLOB NOT NULL) STRICT, WITHOUT ROWID;
 """
+# What each version adds to the one before.
+_ADDED: Final = {2: "CREATE TABLE trust (only INTEGER PRIMARY KEY CHECK (only = 1), keys BLOB NOT NULL) STRICT"}
 
 
 class StorageFailed(Exception):
@@ -61,6 +63,11 @@ def write_state(tx: sqlite3.Connection, model: str, state: bytes) -> None:
         "INSERT INTO models (model, state) VALUES (?, ?) ON CONFLICT (model) DO UPDATE SET state = excluded.state",
         (model, state),
     )
+
+
+def write_keys(tx: sqlite3.Connection, signed: bytes) -> None:
+    """Replace the key list."""
+    tx.execute("INSERT INTO trust (only, keys) VALUES (1, ?) ON CONFLICT DO UPDATE SET keys = excluded.keys", (signed,))
 
 
 class _Unusable(Exception):
@@ -100,6 +107,12 @@ class Storage:
         """Return what is kept of every model. Raises `StorageFailed`."""
         with self.transaction() as tx:
             return dict(tx.execute("SELECT model, state FROM models").fetchall())
+
+    def keys(self) -> bytes | None:
+        """Return the key list that was accepted. Raises `StorageFailed`."""
+        with self.transaction() as tx:
+            row = tx.execute("SELECT keys FROM trust").fetchone()
+            return None if row is None else bytes(row[0])
 
     def changes_by_others(self) -> int:
         """Return a number that changes when another process commits. Raises `StorageFailed`."""
@@ -176,5 +189,9 @@ def _prepare(connection: sqlite3.Connection) -> None:
         for statement in _SCHEMA.split(";\n"):
             connection.execute(statement)
         connection.execute("INSERT INTO device (only, device) VALUES (1, ?)", (str(uuid.uuid4()),))
+        version = 1
+    if version < VERSION:
+        for added in range(version + 1, VERSION + 1):
+            connection.execute(_ADDED[added])
         connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")

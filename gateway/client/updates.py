@@ -3,7 +3,9 @@
 * offered, downloaded and verified, tried, activated: each step is on disk before the next begins, so that a process
   killed anywhere goes on with the old model or the new one, and tries again what was not finished.
 * What a catalogue revokes stops at once, in this session, before anything is fetched in its place.
-* Nothing new is installed from an expired catalogue; what runs goes on.
+* Nothing new is installed from an expired catalogue or by keys whose list has expired; what runs goes on.
+* Key lists are judged first. What a key signed that is no longer listed stops in this session, unless the same reply
+  brings a catalogue that lists it under a key that counts.
 """
 
 import asyncio
@@ -13,13 +15,14 @@ from time import perf_counter
 from typing import Final
 
 import msgspec
+from msgspec import UnsetType
 
 from gateway.client import state as rules
 from gateway.client.downloads import Downloads, FetchCode, FetchFailed, wire_name
 from gateway.client.kept import Ground
 from gateway.client.running import LoadFailed, Running
 from gateway.client.slot import Slot
-from gateway.client.verify import verify
+from gateway.client.verify import signature_code, verify
 from schemas.releases import Release
 from schemas.wire import CatalogueNews, Have, ModelEvent, Reply, Use
 
@@ -42,6 +45,7 @@ class Updates:
 
     def reload(self, states: Mapping[str, bytes]) -> None:
         """Follow what another process of the app has changed."""
+        self._ground.trust.restore()
         for model, slot in self._slots.items():
             text = states.get(model)
             if slot.kept.differs(text):
@@ -50,9 +54,12 @@ class Updates:
     async def apply(self, reply: Reply) -> None:
         """Accept and obey what a reply says about the models that this app has."""
         now_ms = likely_now(self._ground.now_ms(), reply.server_time)
-        for model, news in (reply.catalogues or {}).items():
-            if model in self._slots:
-                self._consider(self._slots[model], news, now_ms)
+        news_of = {model: news for model, news in (reply.catalogues or {}).items() if model in self._slots}
+        changed = any(self._learn_keys(self._slots[model], news, now_ms) for model, news in news_of.items())
+        for model, news in news_of.items():
+            self._consider(self._slots[model], news, now_ms)
+        if changed:
+            self._drop_unbound()
         for model, use in (reply.use or {}).items():
             if model in self._slots:
                 await self._obey(self._slots[model], use, reply.inline or {}, now_ms)
@@ -68,16 +75,47 @@ class Updates:
             {wire_name(way) for entry in wanted for way in entry.downloads},
         )
 
+    def _learn_keys(self, slot: Slot, news: CatalogueNews, now_ms: int) -> bool:
+        """Take the key list that came with the news; say whether it changed who is believed."""
+        if isinstance(news.keys, UnsetType):
+            return False
+        code = self._ground.trust.accept(news.keys, app=self._ground.app, now_ms=now_ms)
+        if code not in (None, "ok"):
+            logger.warning("a key list was refused: %s", code)
+            slot.kept.report(0, f"keys_{code}")
+        return code == "ok"
+
+    def _drop_unbound(self) -> None:
+        for slot in self._slots.values():
+            kept = slot.kept
+            if not kept.state.document or self._is_bound(kept.state):
+                continue
+            leaving = slot.running.source in ("ota", "previous")
+            events = [kept.event("reverted", slot.running.release, "key_revoked")] if leaving else []
+            use: Use = kept.state.use if isinstance(kept.state.use, str) else "bundled"
+            gone = msgspec.structs.replace(
+                rules.unbound(kept.state), active=None, previous=None, candidate=None, use=use
+            )
+            kept.move(gone, *events, anyway=True)
+            kept.catalogue = None
+            slot.settle()
+
+    def _is_bound(self, state: rules.ModelState, now_ms: int | None = None) -> bool:
+        """Say whether a key that is believed signed the catalogue that is kept."""
+        keys = self._ground.trust.ring.trusted(now_ms)
+        return signature_code(state.document, state.signatures, keys) == "ok"
+
     def _consider(self, slot: Slot, news: CatalogueNews, now_ms: int) -> None:
         kept = slot.kept
+        known = rules.unbound(kept.state) if kept.state.document and not self._is_bound(kept.state) else kept.state
         verdict = verify(
             news.document,
             news.signatures,
-            keys=self._ground.keys,
+            keys=self._ground.trust.ring.trusted(now_ms),
             app=self._ground.app,
             model=kept.model,
-            seen=kept.state.number,
-            floor=kept.state.floor,
+            seen=known.number,
+            floor=known.floor,
             now_ms=now_ms,
         )
         if verdict.catalogue is None:
@@ -85,7 +123,7 @@ class Updates:
             kept.report(0, f"catalogue_{verdict.code}")
             return
         before = kept.state
-        after = rules.accepted(before, verdict.catalogue, news, slot.bundled.sha256)
+        after = rules.accepted(known, verdict.catalogue, news, slot.bundled.sha256)
         kept.move(after, *_revocations(slot, before, after), anyway=True)
         kept.catalogue = verdict.catalogue
         if slot.running.source in ("ota", "previous") and slot.use() == "bundled":
@@ -109,8 +147,11 @@ class Updates:
     def _objection(self, slot: Slot, entry: Release, now_ms: int) -> str | None:
         catalogue = slot.kept.catalogue
         known = {kept.sha256 for kept in (slot.kept.state.active, slot.kept.state.previous) if kept is not None}
-        if catalogue is not None and catalogue.expires_at <= now_ms and entry.sha256 not in known:
-            return "catalogue_expired"
+        if catalogue is not None and entry.sha256 not in known:
+            if catalogue.expires_at <= now_ms:
+                return "catalogue_expired"
+            if not self._is_bound(slot.kept.state, now_ms):
+                return "keys_expired"
         return slot.unsupported(entry)
 
     async def _install(self, slot: Slot, entry: Release, inline: Mapping[str, bytes]) -> None:
@@ -131,7 +172,7 @@ class Updates:
     async def _fetch(self, slot: Slot, entry: Release, inline: Mapping[str, bytes]) -> bytes | None:
         began = perf_counter()
         try:
-            fetched = await self._downloads.fetch(entry, slot.kept.state.base_url, inline)
+            fetched = await self._downloads.fetch(entry, slot.kept.state.base_url, inline, slot.artifact)
             self._store(entry, fetched.data)
         except FetchFailed as error:
             slot.kept.fetch_failed(entry, error.code, wrong_bytes=error.code in _WRONG_BYTES)

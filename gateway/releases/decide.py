@@ -51,12 +51,13 @@ def decide(models: Mapping[str, ModelRules], envelope: Envelope) -> Decision:
         rules = models.get(model)
         if rules is None:
             continue
+        if have.catalogue < rules.number or envelope.keys < rules.keys:
+            decision.catalogues[model] = rules.news
         if have.catalogue > rules.number:
-            # Another gateway was faster: what this one would say is older than what the device knows.
+            # Another gateway was faster: what this one would say is older than what the device knows. Or a stolen key
+            # signed a number beyond all: then the newer key list that is sent makes the device forget it.
             decision.told[model] = Told(have.use)
             continue
-        if have.catalogue < rules.number:
-            decision.catalogues[model] = rules.news
         told = decision.told[model] = offer_for(rules, model, have, envelope)
         on_trial = on_trial or (told.arm != "" and rules.rollout is not None and rules.rollout.state in UNDER_WAY)
         if told.use != have.use:

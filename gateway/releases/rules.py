@@ -15,13 +15,15 @@ import msgspec
 from msgspec import Struct
 
 from gateway.releases.errors import BadDocument
-from schemas.releases import Catalogue, Download, Release, Rollout, SignedCatalogue
+from schemas.releases import Catalogue, Download, KeyList, Release, Rollout, SignedCatalogue
 from schemas.versions import parse_specifier
-from schemas.wire import CatalogueNews
+from schemas.wire import CatalogueNews, SignedKeys
 
 _catalogue = msgspec.json.Decoder(Catalogue)
 _signed = msgspec.json.Decoder(SignedCatalogue)
 _rollout = msgspec.json.Decoder(Rollout)
+_signed_keys = msgspec.json.Decoder(SignedKeys)
+_keys = msgspec.json.Decoder(KeyList)
 # Weights are typed by people: 0.33 + 0.33 + 0.34 must pass, a forgotten arm must not.
 WEIGHT_SLACK: Final = 1e-6
 _OS: Final = re.compile(r"\s*([^<>=!]*?)\s*((?:[<>=!].*)?)", re.ASCII)
@@ -32,6 +34,7 @@ class ModelRules(Struct, frozen=True, kw_only=True):
 
     * `releases` holds what may run (listed and not below the floor), newest first.
     * `inline` maps the SHA-256 of the bytes to the bytes, for downloads that are small enough to ride in a reply.
+    * `keys` is the version of the key list that travels with the news, 0 where the app has none.
     """
 
     number: int
@@ -39,6 +42,7 @@ class ModelRules(Struct, frozen=True, kw_only=True):
     releases: tuple[Release, ...]
     inline: Mapping[str, bytes]
     rollout: Rollout | None = None
+    keys: int = 0
 
 
 def model_rules(
@@ -67,6 +71,18 @@ def read_catalogue(stored: bytes, app: str, model: str, number: int) -> tuple[Si
     if found != (app, model, number):
         raise BadDocument(f"is catalogue {found[2]} of {found[0]}/{found[1]}, in the wrong place")
     return signed, catalogue
+
+
+def read_keys(stored: bytes, app: str, number: int) -> tuple[SignedKeys, KeyList]:
+    """Read a stored key list and check that it belongs where it stands. Raises `BadDocument`."""
+    try:
+        signed = _signed_keys.decode(stored)
+        keys = _keys.decode(signed.document)
+    except (ValueError, RecursionError) as error:
+        raise BadDocument(f"not a key list: {error}") from error
+    if (keys.app, keys.version) != (app, number):
+        raise BadDocument(f"is key list {keys.version} of {keys.app}, in the wrong place")
+    return signed, keys
 
 
 def read_rollout(stored: bytes, app: str, model: str) -> Rollout:

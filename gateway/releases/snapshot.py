@@ -19,11 +19,19 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.releases.apps import read_app
-from gateway.releases.documents import APPS, CATALOGUES, ROLLOUTS, Series, parse_path
+from gateway.releases.documents import APPS, CATALOGUES, KEYS, ROLLOUTS, Series, parse_path
 from gateway.releases.errors import BadDocument
-from gateway.releases.rules import ModelRules, model_rules, read_catalogue, read_rollout, smallest_download
+from gateway.releases.rules import (
+    ModelRules,
+    model_rules,
+    read_catalogue,
+    read_keys,
+    read_rollout,
+    smallest_download,
+)
 from gateway.releases.store import NotFound, Store, StoreError
 from schemas.releases import App, Catalogue, Rollout
+from schemas.wire import SignedKeys
 
 _log = logging.getLogger(__name__)
 # A store that hangs is as good as down, and has to be said so; object stores answer within seconds.
@@ -31,7 +39,7 @@ _LONGEST_REFRESH_SECONDS: Final = 60.0
 # Enough to hide an object store's round trip at the first read, few enough not to be throttled.
 _READS_AT_ONCE: Final = 16
 
-Document = App | ModelRules | Rollout
+Document = App | ModelRules | Rollout | SignedKeys
 
 
 class KeyHolder(Struct, frozen=True):
@@ -162,7 +170,7 @@ class SnapshotKeeper:
     async def _list_news(self) -> dict[Series, list[int]]:
         """Return the numbers above the one held, by series. Raises `StoreError`."""
         news: dict[Series, list[int]] = {}
-        for kind in (APPS, CATALOGUES, ROLLOUTS):
+        for kind in (APPS, KEYS, CATALOGUES, ROLLOUTS):
             for found in map(parse_path, await self._store.names(kind)):
                 if found is not None:
                     series, number = found
@@ -191,6 +199,8 @@ class SnapshotKeeper:
     async def _read(self, series: Series, number: int, stored: bytes) -> Document:
         if series.kind == APPS:
             return read_app(stored, series.app, number)
+        if series.kind == KEYS:
+            return read_keys(stored, series.app, number)[0]
         if series.kind == ROLLOUTS:
             return read_rollout(stored, series.app, series.model)
         signed, catalogue = read_catalogue(stored, series.app, series.model, number)
@@ -243,8 +253,10 @@ def _snapshot(good: Mapping[Series, tuple[int, Document]], now_ms: int) -> Snaps
             for key in document.keys:
                 keys[bytes.fromhex(key.sha256)] = KeyHolder(document.app, revoked=key.revoked_at is not None)
         elif isinstance(document, ModelRules):
-            rollout = good.get(series._replace(kind=ROLLOUTS))
+            rollout, listed = good.get(series._replace(kind=ROLLOUTS)), good.get(Series(KEYS, series.app))
             if rollout is not None and isinstance(rollout[1], Rollout):
                 document = replace(document, rollout=rollout[1])
+            if listed is not None and isinstance(listed[1], SignedKeys):
+                document = replace(document, keys=listed[0], news=replace(document.news, keys=listed[1]))
             apps.setdefault(series.app, {})[series.model] = document
     return Snapshot(keys, apps, now_ms)
