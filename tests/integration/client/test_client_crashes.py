@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import signal
+import sqlite3
 import sys
 from collections import Counter
 from pathlib import Path
@@ -280,6 +281,25 @@ async def test_a_disk_that_fills_up_during_an_update_never_reaches_the_app(world
     ledger = client.ledger
     stored = sum(len(batch.events) for batch in world.gateway.stored.values())
     assert ledger.produced == stored + client.status().queued_events + sum(ledger.dropped.values())
+
+
+async def test_a_proven_release_that_cannot_be_recorded_is_not_used_until_it_can(world: World) -> None:
+    world.offer(17, [world.publisher.release(42, artifact(0.8))], 42)
+    client = await world.open()
+    other = sqlite3.connect(world.directory / "device.db", isolation_level=None, check_same_thread=False)
+
+    def lock_the_file(told: dict[str, Any]) -> None:
+        other.execute("BEGIN IMMEDIATE")
+
+    world.runtime.on_load = lock_the_file
+    await client.flush()
+    assert client.predict("upsell", SIGNALS).release == 1
+    other.execute("ROLLBACK")
+    other.close()
+    world.runtime.on_load = lambda told: None
+    world.clock.turn(61)
+    await client.flush()
+    assert client.predict("upsell", SIGNALS).release == 42
 
 
 async def test_a_directory_that_cannot_be_written_still_decides_and_sends_nothing(world: World) -> None:
