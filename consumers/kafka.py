@@ -153,9 +153,8 @@ class KafkaSource(Source):
 
     async def commit(self, topic: str, partition: int, next_offset: int) -> None:
         """Keep the position. Raises `SourceError`, also where the partition has gone to another member."""
-        if next_offset > self._ends.get((topic, partition), 0):
-            self._ends[topic, partition] = await self.end(topic, partition)
-        if not 0 <= next_offset <= self._ends[topic, partition]:
+        end = self._ends.get((topic, partition), -1)
+        if not 0 <= next_offset <= (end if next_offset <= end else await self.end(topic, partition)):
             raise SourceError(f"offset {next_offset} of {topic}/{partition} is not on the log")
         async with self._failing(self._settings.timeout_seconds):
             await self._member.commit({self._place(topic, partition): self.kept(topic, next_offset)})

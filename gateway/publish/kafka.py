@@ -252,15 +252,16 @@ class KafkaSink(Sink):
 
     async def _connect(self) -> Producer:
         pause_seconds = _FIRST_PAUSE_SECONDS
+        said: type[Exception] | None = None
         while True:
             try:
                 async with asyncio.timeout(_CONNECT_SECONDS):
                     return await self._connect_once()
             except Exception as error:  # the loop that must not end
-                reason = f"not connected to Kafka at {self._kafka.bootstrap}: {error!r}"
-                if reason != self._trouble:
-                    _log.warning("%s", reason, exc_info=not isinstance(error, (KafkaError, OSError)))
-                self._trouble = reason
+                self._trouble = f"not connected to Kafka at {self._kafka.bootstrap}: {error!r}"
+                if type(error) is not said:
+                    _log.warning("%s", self._trouble, exc_info=not isinstance(error, (KafkaError, OSError)))
+                said = type(error)
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, _LAST_PAUSE_SECONDS)
 

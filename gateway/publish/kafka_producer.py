@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any, Final, Self
 
 from aiokafka import AIOKafkaProducer
@@ -92,7 +93,12 @@ class Producer:
             if task is not None and not task.done():
                 task.cancel()
                 await asyncio.wait({task}, timeout=_ABANDON_SECONDS)
-        producer._message_accumulator.fail_all(Abandoned("the producer was given up"))
+        waiting = producer._message_accumulator
+        given_up = [*waiting._pending_batches, *chain.from_iterable(waiting._batches.values())]
+        waiting._pending_batches.update(given_up)  # each takes itself out, also one that was queued again
+        waiting.fail_all(Abandoned("the producer was given up"))
+        for batch in given_up:
+            batch._drain_waiter.exception()  # nobody else looks, and asyncio would complain
         closing = asyncio.ensure_future(producer.client.close())
         await asyncio.wait({closing}, timeout=_ABANDON_SECONDS)
         if not closing.done():

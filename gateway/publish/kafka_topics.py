@@ -5,6 +5,7 @@
 * Nothing relies on brokers that make topics by themselves.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ from schemas.topics import BATCHES, DEAD_LETTERS, EVENTS
 
 _HOUR_MS: Final = 3_600_000
 _REQUEST_TIMEOUT_MS: Final = 10_000
+_LIST_TRIES: Final = 25
+_LIST_SECONDS: Final = 0.2
 
 
 class TopicsReport(Struct, frozen=True):
@@ -33,7 +36,7 @@ async def ensure_topics(kafka: KafkaSettings, wanted: TopicSettings, names: Sequ
     try:
         await admin.start()
         await _create(admin, kafka, wanted, names)
-        found = await _partitions(admin, [kafka.topic(name) for name in names])
+        found = await _listed(admin, [kafka.topic(name) for name in names])
         configs = await _configs(admin, found)
     finally:
         await admin.close()
@@ -84,9 +87,16 @@ async def _create(
             raise failure(f"topic {topic} cannot be made: {' '.join(filter(None, message)) or failure.description}")
 
 
-async def _partitions(admin: AIOKafkaAdminClient, topics: Sequence[str]) -> dict[str, int]:
-    described = await admin.describe_topics(list(topics))
-    return {topic["topic"]: len(topic["partitions"]) for topic in described if topic["error_code"] == 0}
+async def _listed(admin: AIOKafkaAdminClient, topics: Sequence[str]) -> dict[str, int]:
+    """Return the partitions of each topic; a topic made just now is waited for, since brokers hear of it one by one."""
+    found: dict[str, int] = {}
+    for _ in range(_LIST_TRIES):
+        described = await admin.describe_topics(list(topics))
+        found = {topic["topic"]: len(topic["partitions"]) for topic in described if topic["error_code"] == 0}
+        if len(found) == len(topics):
+            break
+        await asyncio.sleep(_LIST_SECONDS)
+    return found
 
 
 async def _configs(admin: AIOKafkaAdminClient, topics: Mapping[str, Any]) -> dict[str, dict[str, str]]:
