@@ -158,6 +158,17 @@ async def test_a_refusal_that_may_pass_keeps_the_batch_and_resends_it_byte_for_b
     assert third != second
 
 
+@pytest.mark.parametrize("status", [302, 307, 308])
+async def test_a_redirect_is_not_followed_with_the_app_key(world: World, status: int) -> None:
+    world.gateway.answers = [
+        problem(status, Location=f"{world.url}{'v1/batches' if status > 302 else 'artifacts/elsewhere'}")
+    ]  # type: ignore[list-item]
+    client = await world.open()
+    assert await client.flush() == "kept"
+    assert world.gateway.fetches == []
+    assert len(world.gateway.bodies) == 1
+
+
 async def test_the_wait_and_the_frozen_batch_survive_a_restart(world: World) -> None:
     world.gateway.answers = [problem(503, **{"Retry-After": "120"})]  # type: ignore[list-item]
     async with world.client() as client:
