@@ -68,6 +68,11 @@ async def append(store: Store, series: Series, number: int, document: bytes) -> 
     try:
         await store.put_new(series.path(number), document)
     except AlreadyExists as error:
-        raise SomeoneWroteInBetween(
-            f"someone else wrote {series.path(number)} in the meantime: look at what changed, then run this again"
-        ) from error
+        raise someone_wrote(series, number) from error
+
+
+def someone_wrote(series: Series, number: int) -> SomeoneWroteInBetween:
+    """Say that the number is taken."""
+    return SomeoneWroteInBetween(
+        f"someone else wrote {series.path(number)} in the meantime: look at what changed, then run this again"
+    )

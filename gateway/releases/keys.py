@@ -27,6 +27,7 @@ from schemas.releases import CATALOGUE_CONTEXT
 from schemas.wire import Signature
 
 PUBLIC_BYTES: Final = 32
+SIGNATURE_BYTES: Final = 64
 
 
 def generate_key(path: Path) -> bytes:
@@ -68,6 +69,19 @@ def load_public(path: Path) -> bytes:
     return raw
 
 
+def load_signature(path: Path) -> bytes:
+    """Read a signature that was made elsewhere: 64 raw bytes, or their base64. Raises `BadKey`."""
+    found = _read(path)
+    if len(found) != SIGNATURE_BYTES:
+        try:
+            found = base64.b64decode(found.strip(), validate=True)
+        except binascii.Error:
+            found = b""
+    if len(found) != SIGNATURE_BYTES:
+        raise BadKey(f"{path} is not an Ed25519 signature: {SIGNATURE_BYTES} raw bytes, or their base64, are expected")
+    return found
+
+
 def public_bytes(key: Ed25519PrivateKey) -> bytes:
     """Return the 32 raw bytes of a key's public half."""
     return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
@@ -78,17 +92,17 @@ def key_name(public: bytes) -> str:
     return sha256(public).hexdigest()[:16]
 
 
-def sign(key: Ed25519PrivateKey, document: bytes) -> Signature:
-    """Sign a catalogue's exact bytes."""
-    return Signature(key=key_name(public_bytes(key)), sig=key.sign(CATALOGUE_CONTEXT + document))
+def sign(key: Ed25519PrivateKey, document: bytes, context: bytes = CATALOGUE_CONTEXT) -> Signature:
+    """Sign a document's exact bytes, by default a catalogue's."""
+    return Signature(key=key_name(public_bytes(key)), sig=key.sign(context + document))
 
 
-def signed_by(public: bytes, document: bytes, signature: Signature) -> bool:
+def signed_by(public: bytes, document: bytes, signature: Signature, context: bytes = CATALOGUE_CONTEXT) -> bool:
     """Say whether this key made this signature over these exact bytes."""
     if signature.key != key_name(public):
         return False
     try:
-        Ed25519PublicKey.from_public_bytes(public).verify(signature.sig, CATALOGUE_CONTEXT + document)
+        Ed25519PublicKey.from_public_bytes(public).verify(signature.sig, context + document)
     except InvalidSignature:
         return False
     return True

@@ -1,0 +1,164 @@
+"""The next catalogue of a model: built on the last one, signed here or elsewhere, written once.
+
+* What is signed is built on the last catalogue only if a key that the publisher believes signed that: whoever can write
+  to the store must not get his release signed along with the next.
+* A catalogue lists few releases, the newest: a gateway that was broken into can choose among these and no others.
+* The bytes to sign begin with their context, so that any Ed25519 signer (a KMS, `openssl pkeyutl`) can take them as
+  they are; nothing is attached without a signature that holds.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from gateway.releases.apps import check_name
+from gateway.releases.documents import CATALOGUES, Series, append, newest, someone_wrote
+from gateway.releases.errors import BadDocument, BadKey, BadReleaseTerms, UntrustedHistory
+from gateway.releases.keylists import newest_keys
+from gateway.releases.keys import key_name, signed_by
+from gateway.releases.rules import read_catalogue
+from gateway.releases.store import Store
+from schemas.releases import CATALOGUE_CONTEXT, MAX_CATALOGUE_BYTES, Catalogue, Release, SignedCatalogue
+from schemas.wire import Signature
+
+LISTED_RELEASES: Final = 4
+_DAY_MS: Final = 24 * 60 * 60 * 1000
+_catalogue: Final = msgspec.json.Decoder(Catalogue)
+
+
+async def last_catalogue(store: Store, series: Series) -> tuple[SignedCatalogue, Catalogue] | None:
+    """Return the newest catalogue of a series, unjudged. Raises `BadDocument` or `StoreError`."""
+    found = await newest(store, series)
+    if found is None:
+        return None
+    number, stored = found
+    try:
+        return read_catalogue(stored, series.app, series.model, number)
+    except BadDocument as error:
+        path = series.path(number)
+        raise BadDocument(f"{path} is damaged ({error}): restore it from a copy of the store") from error
+
+
+async def last_trusted(store: Store, series: Series, keys: Sequence[bytes]) -> Catalogue | None:
+    """Return the newest catalogue, if one of these keys signed it. Raises `UntrustedHistory` or `StoreError`."""
+    last = await last_catalogue(store, series)
+    if last is None:
+        return None
+    signed, catalogue = last
+    if not any(signed_by(key, signed.document, signature) for signature in signed.signatures for key in keys):
+        names = ", ".join(signature.key for signature in signed.signatures) or "nobody"
+        signer = key_name(keys[0]) if keys else "a key that you named"
+        raise UntrustedHistory(
+            f"{series.path(catalogue.number)} is signed by {names}, not by {signer}: sign with the key that "
+            "was used before, or find out who wrote it"
+        )
+    return catalogue
+
+
+def with_release(
+    app: str, model: str, last: Catalogue | None, published: Release, floor: int, life_ms: tuple[int, int]
+) -> Catalogue:
+    """Return the catalogue that lists a new release first. Raises `BadReleaseTerms`."""
+    floor = max(floor, last.floor if last else 0)
+    if published.release < floor:
+        raise BadReleaseTerms(f"release {published.release} is below the floor {floor}, so no device would run it")
+    earlier = sorted(last.releases if last else [], key=lambda each: each.release, reverse=True)
+    return Catalogue(
+        app=app,
+        model=model,
+        number=last.number + 1 if last else 1,
+        issued_at=life_ms[0],
+        expires_at=life_ms[1],
+        floor=floor,
+        releases=[published, *(each for each in earlier if each.release >= floor)][:LISTED_RELEASES],
+    )
+
+
+async def amended(
+    store: Store,
+    app: str,
+    model: str,
+    *,
+    trusted: Sequence[bytes],
+    revoke_below: int = 0,
+    unlist: Sequence[int] = (),
+    expires_in_days: int,
+    now_ms: int,
+) -> bytes:
+    """Return the next catalogue's bytes: the last one with a later end, a higher floor or fewer releases.
+
+    Raises `ReleaseError` or `StoreError`.
+    """
+    check_name("model", model)
+    last = await last_trusted(store, Series(CATALOGUES, app, model), trusted)
+    if last is None:
+        raise BadReleaseTerms(f"nothing is published for {app}/{model}: 'release publish' comes first")
+    missing = set(unlist) - {release.release for release in last.releases}
+    if missing:
+        listed = ", ".join(str(release.release) for release in last.releases)
+        raise BadReleaseTerms(f"release {min(missing)} is not listed: listed are {listed or 'none'}")
+    floor = max(last.floor, revoke_below)
+    kept = [each for each in last.releases if each.release >= floor and each.release not in unlist]
+    following = msgspec.structs.replace(
+        last,
+        number=last.number + 1,
+        issued_at=now_ms,
+        expires_at=expiry(now_ms, expires_in_days),
+        floor=floor,
+        releases=kept,
+    )
+    return encoded(following)
+
+
+def expiry(now_ms: int, days: int) -> int:
+    """Return when a catalogue ends. Raises `BadReleaseTerms`."""
+    if days < 1:
+        raise BadReleaseTerms(f"a catalogue that expires in {days} days is of no use: give at least 1")
+    return now_ms + days * _DAY_MS
+
+
+def encoded(catalogue: Catalogue) -> bytes:
+    """Return the bytes that are signed. Raises `BadReleaseTerms`."""
+    document = msgspec.json.encode(catalogue)
+    if len(document) > MAX_CATALOGUE_BYTES:
+        raise BadReleaseTerms(f"the catalogue has {len(document)} bytes, {MAX_CATALOGUE_BYTES} at most: fewer probes")
+    return document
+
+
+async def attach(store: Store, document: bytes, signature: Signature, public: bytes) -> Catalogue:
+    """Write a signed catalogue as the next one. Raises `ReleaseError` or `StoreError`."""
+    try:
+        catalogue = _catalogue.decode(document)
+    except ValueError as error:
+        raise BadDocument(f"these bytes are no catalogue: {error}") from error
+    if not signed_by(public, document, signature):
+        raise BadKey(f"the signature is not one by {key_name(public)} over these bytes: sign exactly what was prepared")
+    await _check_signer(store, catalogue.app, public)
+    series = Series(CATALOGUES, catalogue.app, catalogue.model)
+    found = await newest(store, series)
+    newest_number = found[0] if found else 0
+    if catalogue.number <= newest_number:
+        raise someone_wrote(series, catalogue.number)
+    if catalogue.number > newest_number + 1:
+        raise BadReleaseTerms(
+            f"this is catalogue {catalogue.number}, but {newest_number} is the newest: prepare it again"
+        )
+    await append(store, series, catalogue.number, msgspec.json.encode(SignedCatalogue(document, [signature])))
+    return catalogue
+
+
+async def _check_signer(store: Store, app: str, public: bytes) -> None:
+    """Refuse a key that the app's devices would not believe. The list is not judged here: it can only refuse."""
+    found = await newest_keys(store, app)
+    if found is None:
+        return
+    signed, keys = found
+    roots = {signature.key for signature in signed.signatures} if keys.threshold == 1 else set()
+    if key_name(public) not in roots | {key_name(key) for key in keys.keys}:
+        raise BadKey(f"{key_name(public)} is not in key list {keys.version} of {app}: list it with 'key rotate' first")
+
+
+def to_sign(document: bytes) -> bytes:
+    """Return what a signer signs: the context and the document."""
+    return CATALOGUE_CONTEXT + document
