@@ -210,6 +210,10 @@ def _serve(directory: Path, port: int, lifeline: int | None) -> int:
     reason = _wait_for_end(stop_reader, lifeline)
     if reason != b"e":
         _stop(url_of(port), password_of(directory), thread)
+        if thread.is_alive():
+            # The interpreter cannot end around a running engine; what was answered is on disk.
+            print(f"clickhouse: still busy after {_STOP_SECONDS:g} s, left", file=sys.stderr, flush=True)  # noqa: T201
+            os._exit(1)
         return 0
     raise ServerError(f"the engine ended by itself: {failures[0].strip() if failures else 'no reason given'}")
 

@@ -239,3 +239,24 @@ def count() -> Callable[..., Any]:
         return tuple((await client.query(f"SELECT {question}")).result_rows[0])
 
     return counts
+
+
+@pytest.fixture
+def each_once() -> Callable[..., Any]:
+    """Return a function that checks that no batch and no event stands twice or half, and counts them."""
+
+    async def check(client: AsyncClient) -> tuple[int, int]:
+        """Return how many batches and events there are, having checked that none stands twice or half."""
+        question = (
+            "SELECT app, device, batch, b.copies, b.accepted, e.rows, e.distinct FROM "
+            "(SELECT app, device, batch, count() AS copies, any(accepted) AS accepted FROM batches GROUP BY ALL) AS b "
+            "FULL JOIN (SELECT app, device, batch, count() AS rows, uniqExact(`index`) AS distinct FROM events "
+            "GROUP BY ALL) AS e USING (app, device, batch)"
+        )
+        found = (await client.query(question)).result_rows
+        for *_, copies, accepted, rows, distinct in found:
+            assert copies == 1
+            assert accepted == rows == distinct
+        return len(found), sum(row[5] for row in found)
+
+    return check

@@ -5,15 +5,12 @@ Every test ends with the same question: does each batch stand in the warehouse o
 
 import asyncio
 import random
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from clickhouse_connect.driver.asyncclient import AsyncClient
 
@@ -97,25 +94,10 @@ async def caught_up(source: Source) -> None:
             await asyncio.sleep(0.02)
 
 
-async def each_once(client: AsyncClient) -> tuple[int, int]:
-    """Return how many batches and events there are, having checked that none stands twice or half."""
-    question = (
-        "SELECT app, device, batch, b.copies, b.accepted, e.rows, e.distinct FROM "
-        "(SELECT app, device, batch, count() AS copies, any(accepted) AS accepted FROM batches GROUP BY ALL) AS b "
-        "FULL JOIN (SELECT app, device, batch, count() AS rows, uniqExact(`index`) AS distinct FROM events "
-        "GROUP BY ALL) AS e USING (app, device, batch)"
-    )
-    found = (await client.query(question)).result_rows
-    for *_, copies, accepted, rows, distinct in found:
-        assert copies == 1
-        assert accepted == rows == distinct
-    return len(found), sum(row[5] for row in found)
-
-
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("step", range(1, 13))
 async def test_a_crash_before_or_after_any_step_loses_and_doubles_nothing(
-    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any, step: int, after: bool
+    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any, step: int, after: bool, each_once: Any
 ) -> None:
     await log.publish([make_batch(events=5) for _ in range(10)])
     fuse = Fuse(step, after)
@@ -128,7 +110,7 @@ async def test_a_crash_before_or_after_any_step_loses_and_doubles_nothing(
 
 
 async def test_a_seeded_life_of_crashes_and_resends_leaves_each_batch_once(
-    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any
+    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any, each_once: Any
 ) -> None:
     dice = random.Random(11)  # noqa: S311 - test data
     sent = []
@@ -150,7 +132,7 @@ async def test_a_seeded_life_of_crashes_and_resends_leaves_each_batch_once(
 
 
 async def test_a_resend_is_dropped_and_counted_wherever_the_first_copy_stands(
-    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any
+    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any, each_once: Any
 ) -> None:
     first, second = make_batch(events=5), make_batch(events=5)
     await log.publish([first, first, second, first, second])  # in one range, and across the edge of one
@@ -164,7 +146,7 @@ async def test_a_resend_is_dropped_and_counted_wherever_the_first_copy_stands(
 
 
 async def test_the_same_batch_id_of_another_device_or_app_is_another_batch(
-    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any
+    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any, each_once: Any
 ) -> None:
     batch = str(uuid.uuid4())
     device = str(uuid.uuid4())
@@ -180,7 +162,7 @@ async def test_the_same_batch_id_of_another_device_or_app_is_another_batch(
 
 
 async def test_a_resend_on_a_log_made_anew_is_still_a_resend(
-    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any, tmp_path: Path
+    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any, tmp_path: Path, each_once: Any
 ) -> None:
     record = make_batch(events=5)
     await log.publish([record])
@@ -220,7 +202,7 @@ async def test_dead_letters_that_come_again_are_kept_once(
 
 
 async def test_a_position_that_was_lost_stores_nothing_twice(
-    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any
+    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any, each_once: Any
 ) -> None:
     await log.publish([make_batch(events=5) for _ in range(10)])
     await finish(source, tables)
@@ -242,7 +224,14 @@ async def planned(source: Any, tables: Tables, worker: LaneConsumer) -> tuple[Pl
 @pytest.mark.parametrize("token", [None, "forgotten"], ids=["same-token", "forgotten-token"])
 @pytest.mark.parametrize("wrote", ["batches", "events", "both", "some-batches", "some-events"])
 async def test_a_half_finished_range_is_completed_with_or_without_its_tokens(
-    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any, wrote: str, token: str | None
+    log: Any,
+    source: Any,
+    tables: Any,
+    warehouse_client: Any,
+    make_batch: Any,
+    wrote: str,
+    token: str | None,
+    each_once: Any,
 ) -> None:
     await log.publish([make_batch(events=5, received_at=_day(n)) for n in (0, 0, 1, 1)])
     worker = consumer(source, tables)
@@ -262,7 +251,7 @@ def _day(number: int) -> int:
 
 
 async def test_a_token_that_was_spent_on_rows_that_are_gone_does_not_lose_them(
-    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any
+    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any, each_once: Any
 ) -> None:
     await log.publish([make_batch(events=5) for _ in range(4)])
     await finish(source, tables)
@@ -292,7 +281,7 @@ async def test_of_two_plans_with_one_start_the_oldest_counts_whatever_their_ends
 
 
 async def test_a_consumer_that_lost_the_race_for_a_plan_writes_the_winners_range(
-    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any
+    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any, each_once: Any
 ) -> None:
     await log.publish([make_batch(events=5) for _ in range(4)])
     await tables.claim(Plan(Lane(source.identity, "batches", 0), 0, 2))
@@ -304,7 +293,7 @@ async def test_a_consumer_that_lost_the_race_for_a_plan_writes_the_winners_range
 
 
 async def test_two_consumers_of_one_lane_at_once_store_each_batch_once(
-    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any, tmp_path: Path
+    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any, tmp_path: Path, each_once: Any
 ) -> None:
     await log.publish([make_batch(events=5) for _ in range(40)])
     stop = asyncio.Event()
@@ -321,7 +310,7 @@ async def test_two_consumers_of_one_lane_at_once_store_each_batch_once(
 
 
 async def test_a_zombie_in_front_of_its_insert_is_fenced_once_the_chain_has_gone_on(
-    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any
+    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any, each_once: Any
 ) -> None:
     await log.publish([make_batch(events=5) for _ in range(8)])
     zombie = consumer(source, tables)
@@ -340,7 +329,7 @@ async def test_a_zombie_in_front_of_its_insert_is_fenced_once_the_chain_has_gone
 
 
 async def test_a_superseded_consumer_takes_its_place_behind_the_chain(
-    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any
+    log: Any, source: Any, tables: Any, warehouse_client: Any, make_batch: Any, each_once: Any
 ) -> None:
     await log.publish([make_batch(events=5) for _ in range(8)])
     stale = consumer(source, tables)
@@ -362,70 +351,3 @@ async def test_a_log_that_was_set_back_is_not_written(
     await tables.claim(Plan(Lane(source.identity, "batches", 0), 0, 100))
     with pytest.raises(LogBehind, match="restored from an older copy"):
         await consumer(source, tables).resume()
-
-
-# -- processes that die
-
-_CONSUME = """
-import asyncio, sys
-from pathlib import Path
-from consumers.source import EmbeddedSource
-from consumers.warehouse import WarehouseSettings, run
-from gateway import clickhouse_server
-
-async def main():
-    source = await EmbeddedSource.open(Path(sys.argv[1]), "warehouse")
-    password = clickhouse_server.password_of(Path(sys.argv[3]))
-    client = await clickhouse_server.connect(sys.argv[2], "backhaul", password, "killed")
-    settings = WarehouseSettings(range_records=7, poll_seconds=0.01, linger_seconds=0, backoff_max_seconds=0.2)
-    await run(source, client, settings, asyncio.Event())
-
-asyncio.run(main())
-"""
-
-
-def spawned(command: list[str]) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
-
-
-def positioned_at(directory: Path, offset: int) -> None:
-    """Wait until the consumer of another process has stored everything below the offset."""
-    end = time.monotonic() + 60
-    kept = directory / "positions" / "warehouse.json"
-    while msgspec.json.decode(kept.read_bytes())["positions"]["batches"] < offset:
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-@pytest.mark.parametrize("victim", ["consumer", "clickhouse", "both"])
-async def test_kill_9_in_the_middle_of_the_traffic_loses_and_doubles_nothing(
-    log: Any, source: Any, new_clickhouse: Any, make_batch: Any, tmp_path: Path, victim: str
-) -> None:
-    dice = random.Random(victim)  # noqa: S311 - test data
-    await asyncio.to_thread(new_clickhouse.start)
-    command = [sys.executable, "-c", _CONSUME, str(tmp_path / "log"), new_clickhouse.url, str(new_clickhouse.directory)]
-    worker = spawned(command)
-    records: list[Any] = []
-    try:
-        for _ in range(4):
-            for _ in range(20):
-                fresh = [make_batch(events=10) for _ in range(3)]
-                records += fresh
-                await log.publish([*fresh, *dice.choices(records, k=1)])
-                await asyncio.sleep(dice.uniform(0, 0.05))
-            if victim in ("consumer", "both"):
-                worker.kill()
-                worker.wait()
-            if victim in ("clickhouse", "both"):
-                await asyncio.to_thread(new_clickhouse.close)
-                await asyncio.to_thread(new_clickhouse.start)
-            if worker.poll() is not None:
-                worker = spawned(command)
-        client = await new_clickhouse.connect("killed")
-        await asyncio.to_thread(positioned_at, tmp_path / "log", await source.end("batches", 0))
-    finally:
-        worker.kill()
-        worker.wait()
-    await finish(source, Tables(client, 30))
-    assert await each_once(client) == (len(records), len(records) * 10)
-    await client.close()

@@ -80,7 +80,8 @@ PARTITION BY toYYYYMM(received_at)
 ORDER BY (app, device, batch)
 TTL toDateTime(received_at) + toIntervalDay({retention_days})
 SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1,
-    index_granularity = 256, min_bytes_for_wide_part = 67108864;
+    index_granularity = 256, min_compress_block_size = 4096, max_compress_block_size = 4096,
+    min_bytes_for_wide_part = 67108864;
 
 CREATE TABLE IF NOT EXISTS dead_letters
 (
