@@ -15,12 +15,15 @@ from gateway.client import Bundled, Limits
 from schemas.releases import Parameters
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from schemas.wire import Batch
     from tests.integration.client.conftest import World
 
 SIGNALS = {"battery": 0.5, "charging": 1.0}
 
 
-def problem(status: int, **headers: str) -> object:
+def problem(status: int, **headers: str) -> Callable[[Batch], web.StreamResponse]:
     return lambda batch: web.json_response({"code": "as_told"}, status=status, headers=headers)
 
 
@@ -142,7 +145,7 @@ async def test_a_launch_calls_only_when_something_waits_or_the_lease_is_over(wor
 
 @pytest.mark.parametrize("status", [429, 503, 500, 404, 302, 408])
 async def test_a_refusal_that_may_pass_keeps_the_batch_and_resends_it_byte_for_byte(world: World, status: int) -> None:
-    world.gateway.answers = [problem(status, **{"Retry-After": "120"})]  # type: ignore[list-item]
+    world.gateway.answers = [problem(status, **{"Retry-After": "120"})]
     client = await world.open()
     client.predict("upsell", SIGNALS)
     assert await client.flush() == "kept"
@@ -162,7 +165,7 @@ async def test_a_refusal_that_may_pass_keeps_the_batch_and_resends_it_byte_for_b
 async def test_a_redirect_is_not_followed_with_the_app_key(world: World, status: int) -> None:
     world.gateway.answers = [
         problem(status, Location=f"{world.url}{'v1/batches' if status > 302 else 'artifacts/elsewhere'}")
-    ]  # type: ignore[list-item]
+    ]
     client = await world.open()
     assert await client.flush() == "kept"
     assert world.gateway.fetches == []
@@ -170,7 +173,7 @@ async def test_a_redirect_is_not_followed_with_the_app_key(world: World, status:
 
 
 async def test_the_wait_and_the_frozen_batch_survive_a_restart(world: World) -> None:
-    world.gateway.answers = [problem(503, **{"Retry-After": "120"})]  # type: ignore[list-item]
+    world.gateway.answers = [problem(503, **{"Retry-After": "120"})]
     async with world.client() as client:
         client.predict("upsell", SIGNALS)
         await client.flush()
@@ -218,7 +221,7 @@ async def test_a_200_that_is_not_the_reply_deletes_nothing(world: World, body: b
 
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_refused_key_keeps_the_batch_and_waits_one_lease(world: World, status: int) -> None:
-    world.gateway.answers = [problem(status)]  # type: ignore[list-item]
+    world.gateway.answers = [problem(status)]
     client = await world.open()
     client.predict("upsell", SIGNALS)
     assert await client.flush() == "kept"
@@ -230,7 +233,7 @@ async def test_a_refused_key_keeps_the_batch_and_waits_one_lease(world: World, s
 
 @pytest.mark.parametrize(("status", "reason"), [(400, "malformed"), (415, "unsupported_media")])
 async def test_a_batch_that_will_never_be_taken_is_dropped_and_counted(world: World, status: int, reason: str) -> None:
-    world.gateway.answers = [problem(status)]  # type: ignore[list-item]
+    world.gateway.answers = [problem(status)]
     client = await world.open()
     client.predict("upsell", SIGNALS)
     client.predict("upsell", SIGNALS)
