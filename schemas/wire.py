@@ -165,6 +165,15 @@ class CatalogueNews(Struct, frozen=True):
     keys: SignedKeys | UnsetType = UNSET
 
 
+class StaticNews(CatalogueNews, frozen=True):
+    """A catalogue as a plain file for devices that have no gateway: `base_url` is resolved against the file's own URL.
+
+    `use` is what everyone should run, where a rollout says so; absent, it is the newest release that fits.
+    """
+
+    use: Use | UnsetType = UNSET
+
+
 class Reply(Struct, frozen=True, kw_only=True):
     """The answer to a batch. What has no news is absent."""
 

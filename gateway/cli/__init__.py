@@ -9,7 +9,23 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from gateway.cli import app, child, consume, demo, doctor, fleet, key, release, report, rollout, serve, sql
+from gateway.cli import (
+    app,
+    child,
+    consume,
+    cost,
+    demo,
+    doctor,
+    explain,
+    fleet,
+    key,
+    release,
+    report,
+    rollout,
+    serve,
+    sql,
+    static,
+)
 from gateway.cli.failures import FAILED, MISUSED, CommandError, one_line
 from gateway.cli.options import Parser
 from gateway.config import ConfigError
@@ -43,7 +59,22 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"backhaul {version('backhaul')}")
     nouns = parser.add_subparsers(dest="noun", metavar="COMMAND", required=True, parser_class=Parser)
-    for command in (serve, app, key, release, rollout, report, sql, fleet, demo, doctor, consume):
+    for command in (
+        serve,
+        app,
+        key,
+        release,
+        rollout,
+        explain,
+        cost,
+        static,
+        report,
+        sql,
+        fleet,
+        demo,
+        doctor,
+        consume,
+    ):
         command.register(nouns)
     return parser
 

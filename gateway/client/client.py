@@ -30,6 +30,7 @@ from gateway.client.running import NoAnswer
 from gateway.client.runtimes import Runtime
 from gateway.client.sender import Flushed, Sender
 from gateway.client.slot import Slot
+from gateway.client.static import StaticSource
 from gateway.client.storage import Storage, StorageFailed
 from gateway.client.timer import FlushTimer
 from gateway.client.transport import Transport
@@ -224,6 +225,14 @@ class Client:
         done = await self._sender.flush()
         self._timer.waiting(self._sender.queued())
         return done
+
+    async def update_from(self, url: str) -> bool:
+        """Follow plain files at a URL instead of a gateway; say whether they could be read. Telemetry stays queued."""
+        limits = self._limits
+        source = StaticSource(
+            self._session, url, self._ground.app, seconds=limits.request_seconds, most_bytes=limits.reply_bytes
+        )
+        return await source.update(self._slots, self._updates, self._ground.now_ms())
 
     def status(self) -> Status:
         """Tell how the device stands. Raises `StorageFailed`."""

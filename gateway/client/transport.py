@@ -59,7 +59,7 @@ class Transport:
             ) as response:
                 if response.status != 200:
                     return Answer(response.status, None, response.headers.get("Retry-After"))
-                text = await _read_at_most(response, self._reply_bytes)
+                text = await read_at_most(response, self._reply_bytes)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             logger.info("no answer from the gateway: %r", error)
             return NO_ANSWER
@@ -71,8 +71,8 @@ class Transport:
         return Answer(200, reply) if reply.batch == batch else NO_ANSWER
 
 
-async def _read_at_most(response: aiohttp.ClientResponse, most: int) -> bytes:
-    """Raises ValueError for a longer body."""
+async def read_at_most(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """Return the body. Raises ValueError for a longer one."""
     text = b""
     async for chunk in response.content.iter_any():
         text += chunk

@@ -1,0 +1,95 @@
+"""`backhaul cost`: what a rollout costs, before it ships."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from gateway.cli.failures import CommandError, Misused
+from gateway.cli.options import Nouns, add_command, configuration, whole
+from gateway.cli.printing import note, show, show_table
+from gateway.cli.storing import with_store
+
+if TYPE_CHECKING:
+    from gateway.config import Config
+    from gateway.releases.costs import Prices
+    from schemas.releases import Release
+
+# Beside the code in an installed package, in deploy/ in a source tree, where operators keep it up to date.
+_PLACES: Final = (
+    Path(__file__).with_name("prices.json"),
+    Path(__file__).resolve().parents[2] / "deploy" / "prices.json",
+)
+
+
+def register(nouns: Nouns) -> None:
+    """Add the command."""
+    command = add_command(nouns, "cost", _cost, "what it costs that devices download a release, by provider")
+    command.add_argument("--devices", required=True, type=whole(1), metavar="N", help="how many devices download it")
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("--bytes", type=whole(1), metavar="N", help="a download of so many bytes")
+    what.add_argument("--release", type=whole(1), metavar="N", help="a release that is listed")
+    command.add_argument("--from", dest="base", type=whole(1), metavar="N", help="the release that devices have now")
+    command.add_argument("--app", metavar="A", help="whose release it is, where several have one of that number")
+    command.add_argument("--model", metavar="M")
+    command.add_argument("--prices", type=Path, metavar="FILE", help="another table of prices")
+
+
+def _cost(arguments: Namespace) -> int:
+    from gateway.releases.costs import bills
+
+    config, prices = configuration(arguments), _prices(arguments.prices)
+    ways = {"identity": arguments.bytes} if arguments.bytes else _ways(arguments, config)
+    found = bills(prices, arguments.devices, ways)
+    gigabytes = {way: arguments.devices * size / 1e9 for way, size in ways.items()}
+    whole_ways = [size for way, size in ways.items() if way != "zstd-patch"]
+    inline = not arguments.bytes and min(whole_ways) <= config.inline_bytes
+    data = {"as_of": prices.as_of, "devices": arguments.devices, "bytes": ways, "gigabytes": gigabytes}
+    if arguments.json:
+        show(arguments, data | {"inline": inline, "providers": found}, "")
+        return 0
+    columns = ("provider", *(f"{way}, {gigabytes[way]:,.6g} GB" for way in ways), "note")
+    rows = [(bill.provider, *(f"${bill.by_way[way]:,.2f}" for way in ways), bill.note) for bill in found]
+    show_table(arguments, columns, rows)
+    note(f"prices as of {prices.as_of}; each of {arguments.devices:,} devices downloads once")
+    if inline:
+        note(
+            "this release rides in the replies themselves: no CDN is asked, the bytes leave with the gateway's answers"
+        )
+    return 0
+
+
+def _prices(given: Path | None) -> "Prices":
+    import msgspec
+
+    from gateway.releases.costs import Prices
+
+    path = given or next((place for place in _PLACES if place.exists()), None)
+    if path is None:
+        raise CommandError("the table of prices is not installed: give one with --prices")
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Prices)
+    except OSError as error:
+        raise CommandError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise CommandError(f"{path} is no table of prices: {error}") from error
+
+
+def _ways(arguments: Namespace, config: "Config") -> dict[str, int]:
+    """Return the bytes of each way to get the release."""
+    from gateway.releases.publish import list_releases
+
+    catalogues = with_store(config, lambda store: list_releases(store, arguments.app, arguments.model))
+    having = [each for each in catalogues if arguments.release in {release.release for release in each.releases}]
+    if len(having) != 1:
+        found = ", ".join(f"{each.app}/{each.model}" for each in having) or "no model"
+        raise Misused(f"release {arguments.release} is listed by {found}: name one with --app and --model")
+    listed = {release.release: release for release in having[0].releases}
+    if arguments.base is not None and arguments.base not in listed:
+        raise Misused(f"release {arguments.base} is not listed: listed are {', '.join(map(str, listed))}")
+    return _sizes(listed[arguments.release], listed.get(arguments.base))
+
+
+def _sizes(release: "Release", base: "Release | None") -> dict[str, int]:
+    sizes: dict[str, int] = {each.encoding: each.size for each in release.downloads if each.encoding != "zstd-patch"}
+    patches = [each.size for each in release.downloads if base is not None and each.base == base.sha256]
+    return sizes | {"zstd-patch": min(patches)} if patches else sizes

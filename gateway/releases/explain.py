@@ -1,0 +1,105 @@
+"""Say why a device was told what it was told: every rule of a decision, in the order in which they apply.
+
+* Pure, and made of the functions that decide, so that an explanation cannot tell another story than the decision.
+"""
+
+from msgspec import Struct
+
+from gateway.releases.decide import UNDER_WAY, arm_for, bucket, fits, offer_for, place_of, targets
+from gateway.releases.rules import ModelRules
+from schemas.records import Told
+from schemas.releases import Release, Rollout
+from schemas.versions import satisfies
+from schemas.wire import Envelope, Have
+
+
+class Reason(Struct, frozen=True):
+    """One rule, and what it came to for this device."""
+
+    rule: str
+    text: str
+
+
+class Explanation(Struct, frozen=True):
+    """The rules that applied, and what the device was told."""
+
+    reasons: list[Reason]
+    told: Told
+
+
+def explain(rules: ModelRules, model: str, have: Have, envelope: Envelope) -> Explanation:
+    """Replay the decision on one model of one device."""
+    reasons = [_catalogue(rules, have)]
+    reasons += [Reason("fits", _fit(release, model, envelope)) for release in rules.releases]
+    if have.catalogue > rules.number:
+        reasons.append(Reason("lag", "the device has seen a newer catalogue: nothing is said about this model"))
+        return Explanation(reasons, Told(have.use))
+    told = offer_for(rules, model, have, envelope)
+    rollout = rules.rollout
+    if rollout is None:
+        reasons.append(Reason("rollout", "there is none: the newest release that fits"))
+    else:
+        reasons += _rollout(rollout, have, envelope, told)
+    reasons.append(Reason("told", _told(rollout, told, have)))
+    return Explanation(reasons, told)
+
+
+def _catalogue(rules: ModelRules, have: Have) -> Reason:
+    listed = ", ".join(str(release.release) for release in rules.releases) or "no release"
+    sent = ", which is sent along" if have.catalogue < rules.number else ""
+    return Reason("catalogue", f"number {rules.number} lists {listed}; the device has seen {have.catalogue}{sent}")
+
+
+def _fit(release: Release, model: str, envelope: Envelope) -> str:
+    if fits(release, model, envelope):
+        return f"release {release.release} can run on SDK {envelope.sdk}"
+    if not satisfies(envelope.sdk, release.sdk):
+        return f"release {release.release} cannot run: it needs SDK {release.sdk}, the device has {envelope.sdk}"
+    missing = [name for name in release.inputs if name not in envelope.signals.get(model, [])]
+    return f"release {release.release} cannot run: the device does not send {', '.join(missing)}"
+
+
+def _rollout(rollout: Rollout, have: Have, envelope: Envelope, told: Told) -> list[Reason]:
+    name = f"rollout {rollout.rollout}, revision {rollout.revision}"
+    reasons = [Reason("rollout", f"{name}, is {rollout.state.replace('_', ' ')}: {rollout.reason} ({rollout.author})")]
+    if rollout.state == "rolled_back":
+        return [*reasons, Reason("state", "rolled back: everyone gets otherwise")]
+    hit = targets(rollout.target, envelope)
+    reasons.append(Reason("target", "the device is meant" if hit else "the device is not meant: it gets otherwise"))
+    if not hit:
+        return reasons
+    reasons += _held(rollout, envelope)
+    arm = arm_for(rollout, envelope)
+    if rollout.state in UNDER_WAY:
+        place = bucket(rollout.salt, envelope.device)
+        side = "inside" if place < rollout.exposure else "outside"
+        reasons.append(Reason("exposure", f"its bucket {place:.6f} is {side} the exposure {rollout.exposure:g}"))
+    if arm is not None:
+        place = place_of(rollout.salt, envelope.device)
+        reasons.append(Reason("arm", f"{arm.name}, which uses {arm.use} (place {place:.6f} among the arms)"))
+        if told.arm == "" and rollout.state == "paused":
+            reasons.append(Reason("pause", f"paused, and the device runs {have.use}: it does not enter"))
+    return reasons
+
+
+def _held(rollout: Rollout, envelope: Envelope) -> list[Reason]:
+    held = rollout.held
+    if held is None:
+        return []
+    share = next(arm.weight for arm in rollout.arms if arm.name == held.arm)
+    place, reached = place_of(held.salt, envelope.device), bucket(held.salt, envelope.device)
+    if place >= share:
+        return [Reason("held out", f"no: place {place:.6f} is not below the share {share:g}")]
+    if reached < held.exposure:
+        return [Reason("held out", f"yes: place {place:.6f} is below {share:g}, bucket {reached:.6f} is reached")]
+    return [Reason("held out", f"later: bucket {reached:.6f} is not below {held.exposure:g} yet; in no arm until then")]
+
+
+def _told(rollout: Rollout | None, told: Told, have: Have) -> str:
+    where = f", in arm {told.arm}" if told.arm else (", otherwise" if rollout is not None else "")
+    named = None if rollout is None else rollout.otherwise
+    arms = {} if rollout is None else {arm.name: arm.use for arm in rollout.arms}
+    meant = arms.get(told.arm, named)
+    instead = f", in place of {meant}, which does not fit" if meant is not None and meant != told.use else ""
+    news = "which it runs already" if told.use == have.use else f"instead of {have.use}"
+    return f"use {told.use}{where}{instead}: {news}"
