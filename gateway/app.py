@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -21,6 +21,7 @@ from gateway import problems
 from gateway.admission import READ_SECONDS, Gate, InFlight
 from gateway.artifacts import Artifacts
 from gateway.decode import Caps
+from gateway.flush import FlushControl
 from gateway.ingest import Ingest
 from gateway.metrics import CONTENT_TYPE, Metrics, Stalls
 from gateway.openapi import openapi
@@ -33,6 +34,7 @@ log: Final = logging.getLogger(__name__)
 
 # Only ever counted; the number is nginx's for the same thing.
 _HUNG_UP: Final = 499
+_CONTROL_SECONDS: Final = 1.0
 
 
 class GatewaySettings(Protocol):
@@ -56,6 +58,8 @@ class GatewaySettings(Protocol):
     def lease_seconds(self) -> int: ...
     @property
     def rollout_lease_seconds(self) -> int: ...
+    @property
+    def flush_budget_requests_per_second(self) -> float: ...
 
 
 def now_ms() -> int:
@@ -72,16 +76,24 @@ def create_app(
     clock: Callable[[], int] = now_ms,
     dice: random.Random | None = None,
     read_seconds: float = READ_SECONDS,
+    pressure: Callable[[], float] = lambda: 0.0,
 ) -> web.Application:
-    """Build the application. It owns none of its ports: whoever opened the sink and the snapshots closes them."""
+    """Build the application. It owns none of its ports: whoever opened the sink and the snapshots closes them.
+
+    `pressure` says how urgently devices should flush less often: 0 not at all, 1 the sink is nearly full.
+    """
     dice = dice or random.Random()  # noqa: S311 - spreads devices over time; nothing secret hangs on it
     metrics, stalls = Metrics(), Stalls()
     in_flight = InFlight(settings.inflight_max_bytes, dice)
     artifacts = Artifacts(store)
+    flush = FlushControl(
+        Flush(settings.flush_events, settings.flush_seconds, settings.lease_seconds),
+        settings.rollout_lease_seconds,
+        settings.flush_budget_requests_per_second,
+    )
     ingest = Ingest(
         caps=Caps(settings.inflated_max_bytes, settings.batch_max_events),
-        flush=Flush(settings.flush_events, settings.flush_seconds, settings.lease_seconds),
-        rollout_lease_seconds=settings.rollout_lease_seconds,
+        flush=flush,
         gateway_name=settings.name,
         gate=Gate(snapshots, in_flight, settings.body_max_bytes, read_seconds),
         in_flight=in_flight,
@@ -95,10 +107,14 @@ def create_app(
     metrics.watch("snapshot_age_seconds", "since the store was last read", lambda: snapshots.age_seconds)
     metrics.watch("loop_stall_seconds", "longest wait for the event loop, last minutes", stalls.longest_seconds)
     metrics.watch("artifacts_kept_bytes", "artifacts held in memory", lambda: artifacts.kept.bytes)
+    metrics.watch("batches_per_second", "batches sent by devices, last minute", lambda: flush.rate_per_second)
+    metrics.watch("refused_share", "part of the batches that the flush budget refuses", lambda: flush.refused_share)
+    metrics.watch("told_flush_seconds", "the flush interval that replies carry", lambda: flush.everyone.seconds)
     metrics.watch_all("sink", sink.gauges)
 
     app = web.Application(middlewares=[_answers(metrics)])
-    app.cleanup_ctx.append(_observing(stalls))
+    app.cleanup_ctx.append(_beside(stalls.observe))
+    app.cleanup_ctx.append(_beside(lambda: _control(flush, pressure)))
     app.add_routes([web.post("/v1/batches", ingest.handle, expect_handler=_continue_later)])
     app.add_routes([web.get("/artifacts/{sha256}", artifacts.handle), web.get("/openapi.json", _openapi())])
     app.add_routes([web.get("/healthz", _healthz), web.get("/readyz", _readyz(sink, snapshots))])
@@ -155,15 +171,30 @@ async def _continue_later(_: web.Request) -> None:
     """Answer no `Expect: 100-continue` yet: the body is asked for only once its headers are judged."""
 
 
-def _observing(stalls: Stalls) -> Callable[[web.Application], AsyncIterator[None]]:
-    async def observe(_: web.Application) -> AsyncIterator[None]:
-        task = asyncio.create_task(stalls.observe())
+def _beside(work: Callable[[], Coroutine[None, None, None]]) -> Callable[[web.Application], AsyncIterator[None]]:
+    """Run something for as long as the application does."""
+
+    async def run(_: web.Application) -> AsyncIterator[None]:
+        task = asyncio.create_task(work())
         yield
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
 
-    return observe
+    return run
+
+
+async def _control(flush: FlushControl, pressure: Callable[[], float]) -> None:
+    """Tick the flush control until cancelled."""
+    before = time.monotonic()
+    while True:
+        await asyncio.sleep(_CONTROL_SECONDS)
+        now = time.monotonic()
+        try:
+            flush.tick(now - before, pressure())
+        except Exception:  # the loop's boundary: without a tick the policy would stay as it is for ever
+            log.exception("the flush control failed")
+        before = now
 
 
 def _json(value: object, status: int = 200) -> web.Response:

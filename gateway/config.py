@@ -91,7 +91,7 @@ class Config(Struct, frozen=True, kw_only=True):
     flush_events: Annotated[int, Meta(ge=1, le=100_000, description="devices flush when this many events wait")] = 50
     flush_seconds: Annotated[
         int, Meta(ge=1, le=7 * 86_400, description="devices flush when their oldest event is this old")
-    ] = 300
+    ] = 600
     lease_seconds: Annotated[
         int, Meta(ge=1, le=90 * 86_400, description="devices ask for news at a launch after this long without contact")
     ] = 21_600
@@ -103,6 +103,14 @@ class Config(Struct, frozen=True, kw_only=True):
             description="the lease of devices in a rollout that may be stopped any moment, where it is the shorter one",
         ),
     ] = 3600
+    flush_budget_requests_per_second: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1e6,
+            description="what this gateway holds its devices to, by longer intervals and at last by 429; 0: no budget",
+        ),
+    ] = 0.0
     refresh_seconds: Annotated[
         float, Meta(ge=0.05, le=3600, description="how often a gateway looks for new apps, catalogues and rollouts")
     ] = 2.0

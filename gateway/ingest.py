@@ -17,17 +17,17 @@ from typing import Final
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, Struct
-from msgspec.structs import replace
 
 from gateway.admission import Admitted, Gate, InFlight
 from gateway.decode import Caps, Decoded, decode
+from gateway.flush import FlushControl
 from gateway.metrics import Metrics
-from gateway.problems import MalformedBody, ServiceUnavailable, spread
+from gateway.problems import MalformedBody, ServiceUnavailable, SlowDown, spread
 from gateway.publish import Sink, Unavailable
 from gateway.releases.decide import Decision, decide
 from gateway.releases.snapshot import SnapshotKeeper
 from schemas.records import BatchHeaders, DeadLetter, Record, batch_record, dead_letter_record
-from schemas.wire import Flush, Refusal, Reply
+from schemas.wire import Refusal, Reply
 
 # Events of a real batch have a few hundred characters, so none of theirs is ever cut.
 _LETTERS_CHARACTERS: Final = 256 * 1024
@@ -53,8 +53,7 @@ class Ingest:
         self,
         *,
         caps: Caps,
-        flush: Flush,
-        rollout_lease_seconds: int,
+        flush: FlushControl,
         gateway_name: str,
         gate: Gate,
         in_flight: InFlight,
@@ -66,8 +65,6 @@ class Ingest:
     ) -> None:
         self._caps = caps
         self._flush = flush
-        # Whoever is in a rollout should hear soon that it was stopped.
-        self._trial_flush = replace(flush, lease_seconds=min(flush.lease_seconds, rollout_lease_seconds))
         self._gateway_name = gateway_name
         self._gate = gate
         self._in_flight = in_flight
@@ -80,6 +77,7 @@ class Ingest:
     async def handle(self, request: web.Request) -> web.Response:
         """Answer one batch. Raises `RequestFailed`."""
         admitted = self._gate.admit(request)
+        self._keep_to_budget()
         with self._in_flight.hold() as hold:
             body = await self._gate.read(request, hold)
             received_at = self._clock()
@@ -92,6 +90,14 @@ class Ingest:
             await self._publish(taken.records)
         self._metrics.settle(taken.events, taken.refusals)
         return web.Response(body=self._reply_to(taken), content_type="application/json")
+
+    def _keep_to_budget(self) -> None:
+        """Count the request, and refuse it if it is of the share that the budget has no room for. Raises `SlowDown`."""
+        flush = self._flush
+        flush.arrived += 1
+        if flush.refused_share and self._dice.random() < flush.refused_share:
+            flush.refused += 1
+            raise SlowDown("more requests come than are budgeted", spread(flush.wait_seconds, self._dice.random()))
 
     def _take(self, admitted: Admitted, body: bytes, received_at: int) -> Taken:
         """Decode and decide: one step without an await, so that its objects are gone before the next."""
@@ -136,7 +142,7 @@ class Ingest:
                 accepted=taken.events - len(taken.refusals),
                 refused=taken.refusals or UNSET,
                 server_time=self._clock(),
-                flush=self._trial_flush if decision.on_trial else self._flush,
+                flush=self._flush.on_trial if decision.on_trial else self._flush.everyone,
                 use=decision.use or UNSET,
                 catalogues=decision.catalogues or UNSET,
                 inline=decision.inline or UNSET,

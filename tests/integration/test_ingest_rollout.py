@@ -65,6 +65,6 @@ async def test_the_lease_is_short_for_who_is_in_a_rollout_and_only_while_it_can_
 
     assert (await ask())["flush"]["lease_seconds"] == 21_600
     await step(lambda last: transitions.start(last, plan, ANN))
-    assert (await ask())["flush"] == {"events": 50, "seconds": 300, "lease_seconds": 900}
+    assert (await ask())["flush"] == {"events": 50, "seconds": 600, "lease_seconds": 900}
     await step(lambda last: transitions.complete(last, ANN))
     assert (await ask())["flush"]["lease_seconds"] == 21_600
