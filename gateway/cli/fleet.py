@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateway.cli import simulate
 from gateway.cli.failures import DONE, FAILED, CommandError, Unreachable
 from gateway.cli.options import Nouns, add_command, add_noun, seconds, whole
 from gateway.cli.printing import note, show, show_table
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 def register(nouns: Nouns) -> None:
     """Add the noun and its verbs."""
-    verbs = add_noun(nouns, "fleet", "simulated devices")
+    verbs = add_noun(nouns, "fleet", "devices without phones: real clients, or simulated ones")
+    simulate.register(verbs)
     run = add_command(verbs, "run", _run, "let devices live for a while against a gateway", configured=False)
     run.add_argument("--url", required=True, metavar="U", help="the gateway")
     run.add_argument("--app-key", required=True, metavar="K")

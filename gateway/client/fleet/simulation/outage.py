@@ -1,0 +1,165 @@
+"""Turn the gateway off for an hour and see the fleet come back: with flush control and without.
+
+* `gateway.flush` is what a gateway runs, not a model of it; here it is told of requests by the thousand.
+* Steady is the same fleet at the same time of day without an outage, so that the day's own waves do not count.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+from msgspec import Struct
+
+from gateway.client.fleet.simulation.engine import Fleet
+from gateway.client.fleet.simulation.gateways import Answers, Gateway, SteadyGateway
+from gateway.client.fleet.simulation.policies import Policy
+from gateway.client.fleet.simulation.tallies import RATE_BIN_SECONDS, Tallies
+from gateway.client.fleet.simulation.workload import (
+    DAY_SECONDS,
+    HOUR_SECONDS,
+    Flags,
+    Floats,
+    Ints,
+    Lives,
+    Workload,
+    draw_lives,
+)
+from gateway.flush import FlushControl
+from schemas.wire import Flush
+
+# Over at the busiest time of the day, where it hurts.
+_BEGINS_SECONDS: Final = DAY_SECONDS + 11 * HOUR_SECONDS
+# All devices at once, since they share a gateway: a kilobyte or so each. Fewer, and their peaks are accidents.
+LEAST_DEVICES: Final = 100_000
+MOST_DEVICES: Final = 300_000
+_AFTER_SECONDS: Final = 12 * HOUR_SECONDS
+_TICK_SECONDS: Final = 10.0
+# Five minutes of 100,000 devices are a thousand requests, so a peak is no accident of the dice.
+_PEAK_BINS: Final = 5
+_STEADY_BINS: Final = 60
+# The budget that an operator sets: a little above what the fleet does at its busiest.
+_BUDGET_OVER_BUSIEST: Final = 1.02
+# A device that has been opened with network again and again for so long without being heard is starving.
+_PATIENCE_SECONDS: Final = 2 * HOUR_SECONDS
+
+
+class OutageReport(Struct, frozen=True, kw_only=True):
+    """How a fleet came back. Rates are requests in five minutes over the steady ones of that time of day.
+
+    `sessions_until_heard_*`: sessions with network after the outage until the gateway took a batch.
+    """
+
+    peak_over_steady: float
+    first_hour_over_steady: float
+    refused_share: float
+    sessions_until_heard_mean: float
+    sessions_until_heard_most: int
+    starving_devices: int
+    events_lost: int
+
+
+class Outage:
+    """A gateway that is away from `begins` to `ends`, and whose replies are controlled from then on."""
+
+    def __init__(
+        self, steady: SteadyGateway, begins: float, ends: float, control: FlushControl | None, dice: np.random.Generator
+    ) -> None:
+        self._steady, self._begins, self._ends = steady, begins, ends
+        self._control, self._dice = control, dice
+        self.arrived = self.refused = 0
+
+    def answer(self, at: Floats, on_trial: Flags) -> Answers:
+        """Answer nothing while away; after that, refuse what the control says."""
+        answers = self._steady.answer(at, on_trial)
+        answers.taken[:] = (at < self._begins) | (at >= self._ends)
+        back = at >= self._ends
+        if self._control is not None and back.any():
+            self._obey(self._control, answers, back)
+        return answers
+
+    def _obey(self, control: FlushControl, answers: Answers, back: Flags) -> None:
+        refused = back & (self._dice.random(len(back)) < control.refused_share)
+        answers.taken[refused] = False
+        answers.retry_after_seconds[refused] = control.wait_seconds * (1.0 + self._dice.random(int(refused.sum())))
+        answers.events[back] = control.everyone.events
+        answers.seconds[back] = control.everyone.seconds
+        answers.lease_seconds[back] = control.everyone.lease_seconds
+        self.arrived += int(back.sum())
+        self.refused += int(refused.sum())
+        control.arrived, control.refused = self.arrived, self.refused
+
+
+def simulate_outage(policy: Policy, usage: Workload, devices: int, hours: float, seed: int) -> dict[str, OutageReport]:
+    """Run a fleet through an outage twice: without and with flush control. Memory grows with the devices."""
+    ends = _BEGINS_SECONDS + hours * HOUR_SECONDS
+    days = (ends + _AFTER_SECONDS) / DAY_SECONDS
+    # `told_at` is then when a device was first heard after the outage.
+    workload = replace(usage, days=days, stopped_share=ends / (days * DAY_SECONDS))
+    lives = draw_lives(workload, devices, np.random.default_rng([seed, 0, 2]))
+    steady, _ = _lived(lives, workload, policy, SteadyGateway(policy), None, seed)
+    usual = _smooth(steady.rates.settle(), _STEADY_BINS)
+    budget = float(usual[int(DAY_SECONDS / 4 / RATE_BIN_SECONDS) :].max()) / RATE_BIN_SECONDS * _BUDGET_OVER_BUSIEST
+    reports = {}
+    for name, control in (("without_control", None), ("with_control", _control(policy, budget))):
+        gateway = Outage(SteadyGateway(policy), _BEGINS_SECONDS, ends, control, np.random.default_rng([seed, 0, 3]))
+        tallies, fleet = _lived(lives, workload, policy, gateway, control, seed)
+        reports[name] = _report(lives, workload, tallies, fleet, usual, gateway)
+    return reports
+
+
+def _control(policy: Policy, budget_per_second: float) -> FlushControl:
+    base = Flush(policy.events, round(policy.seconds), round(policy.lease_seconds))
+    return FlushControl(base, base.lease_seconds, budget_per_second)
+
+
+def _lived(
+    lives: Lives, workload: Workload, policy: Policy, gateway: Gateway, control: FlushControl | None, seed: int
+) -> tuple[Tallies, Fleet]:
+    tallies = Tallies(workload)
+    fleet = Fleet(lives, workload, policy, gateway, tallies, np.random.default_rng([seed, 0, 1]))
+    if control is not None:
+        now = workload.stopped_seconds
+        fleet.advance(now)
+        while now < workload.seconds:
+            now += _TICK_SECONDS
+            fleet.advance(now)
+            control.tick(_TICK_SECONDS)
+    fleet.advance(workload.seconds)
+    fleet.finish()
+    return tallies, fleet
+
+
+def _report(
+    lives: Lives, workload: Workload, tallies: Tallies, fleet: Fleet, usual: Floats, gateway: Outage
+) -> OutageReport:
+    first = int(workload.stopped_seconds / RATE_BIN_SECONDS)
+    last = len(usual) - _STEADY_BINS  # the smoothed edge is none
+    over = _smooth(tallies.rates.settle(), _PEAK_BINS)[first:last] / usual[first:last]
+    heard, starving = _sessions_until_heard(lives, workload, fleet)
+    return OutageReport(
+        peak_over_steady=float(over[_PEAK_BINS // 2 :].max()),
+        first_hour_over_steady=float(over[: int(HOUR_SECONDS / RATE_BIN_SECONDS)].mean()),
+        refused_share=gateway.refused / max(1, gateway.arrived),
+        sessions_until_heard_mean=float(heard.mean()),
+        sessions_until_heard_most=int(heard.max()),
+        starving_devices=starving,
+        events_lost=tallies.dropped,
+    )
+
+
+def _sessions_until_heard(lives: Lives, workload: Workload, fleet: Fleet) -> tuple[Ints, int]:
+    owner = np.repeat(np.arange(lives.devices), np.diff(lives.first_session))
+    tried = lives.online & (lives.launched >= workload.stopped_seconds) & (lives.launched <= fleet.told_at[owner])
+    who, at = owner[tried], lives.launched[tried]
+    tries = np.bincount(who, minlength=lives.devices)
+    heard = np.isfinite(fleet.told_at) & (tries > 0)
+    first, last = np.full(lives.devices, np.inf), np.full(lives.devices, -np.inf)
+    np.minimum.at(first, who, at)
+    np.maximum.at(last, who, at)
+    starving = ~np.isfinite(fleet.told_at) & (tries > 0) & (last - first > _PATIENCE_SECONDS)
+    return tries[heard], int(starving.sum())
+
+
+def _smooth(counts: Ints, bins: int) -> Floats:
+    smooth: Floats = np.convolve(counts, np.ones(bins) / bins, "same")
+    return smooth
