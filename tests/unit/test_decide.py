@@ -203,6 +203,13 @@ def test_who_is_in_a_rollout_that_may_be_stopped_is_on_trial(state: str, trial: 
     assert not decide({"upsell": outside}, envelope(device(1), use=2)).on_trial
 
 
+def test_a_device_that_lacks_the_key_list_gets_it_even_when_it_claims_a_later_catalogue() -> None:
+    known = msgspec.structs.replace(rules([release(1)]), keys=2)
+    for seen, keys, sent in ((5, 2, False), (5, 1, True), (5, 0, True), (2**53 - 1, 1, True), (2**53 - 1, 2, False)):
+        said = msgspec.structs.replace(envelope(device(1)), have={"upsell": Have(seen, "bundled")}, keys=keys)
+        assert ("upsell" in decide({"upsell": known}, said).catalogues) is sent
+
+
 def test_buckets_are_spread_evenly() -> None:
     tenths = [0] * 10
     for number in range(50_000):
