@@ -128,6 +128,13 @@ def touch(database: sqlite3.Connection) -> None:
     database.execute("UPDATE log SET created_at = created_at")
 
 
+def empty_wal(database: sqlite3.Connection) -> None:
+    """Copy all of the WAL into the database and cut it to nothing, waiting for readers. Raises sqlite3.Error."""
+    busy, _, _ = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        raise sqlite3.OperationalError(f"a reader has not let go of the WAL for {_BUSY_SECONDS:g} s")
+
+
 def checkpoint(database: sqlite3.Connection, *, wait_ms: int = 0) -> int:
     """Copy the WAL into the database; return the bytes that the WAL had come to hold.
 

@@ -125,11 +125,20 @@ def _rows(records: Sequence[Record]) -> tuple[list[tuple[str, bytes, bytes, byte
 
 
 def _make_directory(directory: Path) -> None:
-    """Make the directory and sync the one above: a log whose name is lost in a power cut is lost whole."""
-    if not directory.is_dir():
-        directory.mkdir(parents=True, exist_ok=True)
-        above = os.open(directory.parent, os.O_RDONLY)
+    """Make the directory, and sync the names that lead to it: a log whose name a power cut takes is lost whole.
+
+    At every open: whoever made one of them, this software or an operator a second ago, need not have synced it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    device = directory.stat().st_dev
+    for above in directory.resolve().parents:
+        if above.stat().st_dev != device:  # a mount point's own name is not on the disk that is mounted there
+            return
         try:
-            os.fsync(above)
+            opened = os.open(above, os.O_RDONLY)
+        except PermissionError:  # not ours, so it was here before us
+            return
+        try:
+            os.fsync(opened)
         finally:
-            os.close(above)
+            os.close(opened)

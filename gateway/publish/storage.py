@@ -2,6 +2,9 @@
 
 * Raises `StorageError` alone, and drops its connection then: what SQLite remembers of the file after a failed write is
   not to be trusted; a new connection reads it from the disk again.
+* A new connection stores nothing before the WAL is empty. After an fsync that failed, Linux takes the pages for clean:
+  a commit that SQLite finds again in the WAL may never reach the disk, and a power cut would end the WAL there, in
+  front of everything that was acknowledged behind it. Copied into the database, the pages are written anew.
 * Charges a request before it stores it, so the pages in use never pass `max_bytes`, whoever else writes. Beside them
   stands the WAL, some 64 MiB at most unless a reader stops in the middle of a read.
 """
@@ -113,6 +116,7 @@ class Storage:
         if self._connection is None:
             with self._turns().mine():
                 self._connection = database.connect(self._directory / database.FILE_NAME)
+                database.empty_wal(self._connection)
                 database.migrate(self._connection, database.migrations())
                 self._identity = database.identity(self._connection)
         return self._connection

@@ -2,6 +2,8 @@
 
 import asyncio
 import fcntl
+import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -312,6 +314,28 @@ async def test_a_schema_newer_than_this_software_is_refused_by_both_sides(open_l
         await open_log()
     with pytest.raises(SourceError, match="version 99"):
         await EmbeddedSource.open(tmp_path / "log", "reader")
+
+
+async def test_every_name_that_leads_to_a_new_log_is_synced(tmp_path: Path) -> None:
+    # The kernel's own account of the calls; a log that is opened again syncs them too, whoever made the directories.
+    tracer = shutil.which("strace")
+    if tracer is None:
+        pytest.skip("needs strace to see what is synced")
+    open_and_close = (
+        "import asyncio, sys; from pathlib import Path; from gateway.publish.embedded import EmbeddedLog\n"
+        "async def main():\n"
+        "    log = await EmbeddedLog.open(Path(sys.argv[1]), max_bytes=10**7, max_pending_bytes=10**7)\n"
+        "    await log.close()\n"
+        "asyncio.run(main())\n"
+    )
+    command = [tracer, "-f", "-y", "-e", "trace=fsync", "-o", str(tmp_path / "calls")]
+    child = await asyncio.create_subprocess_exec(
+        *command, sys.executable, "-c", open_and_close, str(tmp_path / "a/b/log")
+    )
+    if await child.wait():
+        pytest.skip("this machine lets no process be traced")
+    synced = re.findall(r"fsync\(\d+<([^>]+)>", (tmp_path / "calls").read_text())
+    assert {str(tmp_path / "a/b"), str(tmp_path / "a"), str(tmp_path)} <= set(synced)
 
 
 async def test_a_directory_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
