@@ -126,7 +126,8 @@ def _fault(raw: msgspec.Raw, counts: dict[str, int]) -> str | None:
 
 
 def _signal_counts(batch: Envelope) -> dict[str, int]:
-    return {model: len(names) for model, names in batch.signals.items()}
+    # A name that repeats would lose a value where names become keys: no list of values matches such names.
+    return {model: len(names) if len(set(names)) == len(names) else -1 for model, names in batch.signals.items()}
 
 
 def _signals_match(events: Iterable[Event], counts: dict[str, int]) -> bool:
