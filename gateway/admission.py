@@ -8,9 +8,7 @@
 import asyncio
 import hashlib
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final
+from typing import Final, Self
 
 from aiohttp import StreamReader, hdrs, web
 from aiohttp.web_protocol import RequestPayloadError
@@ -52,18 +50,13 @@ class InFlight:
         """How long one device is asked to wait, its jitter included."""
         return spread(SLOW_DOWN_SECONDS, self._dice.random())
 
-    @contextmanager
-    def hold(self) -> Iterator["Hold"]:
-        """Hold bytes until the end of the block, however it ends."""
-        hold = Hold(self)
-        try:
-            yield hold
-        finally:
-            self.bytes -= hold.bytes
+    def hold(self) -> "Hold":
+        """Return a block that holds bytes until its end, however it ends."""
+        return Hold(self)
 
 
 class Hold:
-    """The bytes of one request."""
+    """The bytes of one request, a context manager. Written out: `contextmanager` takes three times as long."""
 
     __slots__ = ("_in_flight", "bytes")
 
@@ -76,6 +69,12 @@ class Hold:
         self._in_flight.check(more_bytes)
         self._in_flight.bytes += more_bytes
         self.bytes += more_bytes
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._in_flight.bytes -= self.bytes
 
 
 class Gate:

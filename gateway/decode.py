@@ -131,8 +131,9 @@ def _signal_counts(batch: Envelope) -> dict[str, int]:
 
 
 def _signals_match(events: Iterable[Event], counts: dict[str, int]) -> bool:
-    # `type is` costs a third of an isinstance, fifty times a batch.
-    return all(len(event.signals) == counts.get(event.model, 0) for event in events if type(event) is Prediction)
+    # Fifty times a batch: `type is` costs a third of an isinstance, a list three quarters of `all` with a generator.
+    named = counts.get
+    return not [event for event in events if type(event) is Prediction and len(event.signals) != named(event.model, 0)]
 
 
 def _counted(events: int, caps: Caps) -> int:

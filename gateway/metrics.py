@@ -6,12 +6,14 @@
 """
 
 import asyncio
+from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Final
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from schemas.wire import Refusal
@@ -37,12 +39,10 @@ class Metrics:
         )
         self._accepted = self._events.labels("accepted", "")
         self._answered: dict[tuple[str, int, str], Counter] = {}
-        self.decode_seconds = Histogram(
-            "backhaul_decode_seconds", "inflating and judging a body", buckets=_DECODE_BUCKETS, registry=self.registry
-        )
-        self.publish_seconds = Histogram(
-            "backhaul_publish_seconds", "waiting for the log", buckets=_PUBLISH_BUCKETS, registry=self.registry
-        )
+        self.decode_seconds = Durations("backhaul_decode_seconds", "inflating and judging a body", _DECODE_BUCKETS)
+        self.publish_seconds = Durations("backhaul_publish_seconds", "waiting for the log", _PUBLISH_BUCKETS)
+        self.registry.register(self.decode_seconds)
+        self.registry.register(self.publish_seconds)
 
     def answered(self, route: str, status: int, code: str) -> None:
         """Count a request under its route, status and problem code ("" for none)."""
@@ -52,8 +52,11 @@ class Metrics:
             counter = self._answered[key] = self._requests.labels(route, str(status), code)
         counter.inc()
 
-    def settle(self, events: int, refusals: Iterable[Refusal]) -> None:
+    def settle(self, events: int, refusals: Collection[Refusal]) -> None:
         """Count each event of a durable batch under the outcome that it ended with."""
+        if not refusals:
+            self._accepted.inc(events)
+            return
         reasons = Tally(refusal.reason for refusal in refusals)
         self._accepted.inc(events - reasons.total())
         for reason, count in reasons.items():
@@ -70,6 +73,28 @@ class Metrics:
     def exposition(self) -> bytes:
         """Render everything as Prometheus reads it."""
         return generate_latest(self.registry)
+
+
+class Durations(Collector):
+    """A histogram for one thread, so without a lock: prometheus_client's own takes three times as long."""
+
+    def __init__(self, name: str, about: str, bounds_seconds: Sequence[float]) -> None:
+        self._name = name
+        self._about = about
+        self._bounds = bounds_seconds
+        self._counts = [0] * (len(bounds_seconds) + 1)
+        self._sum_seconds = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration."""
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._sum_seconds += seconds
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """Yield the histogram; a bucket counts what is no longer than its bound, shorter ones included."""
+        bounds = [*map(str, self._bounds), "+Inf"]
+        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
+        yield HistogramMetricFamily(self._name, self._about, buckets=buckets, sum_value=self._sum_seconds)
 
 
 class _Gauges(Collector):
