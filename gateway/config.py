@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 from msgspec.inspect import FloatType, IntType, LiteralType, Metadata, type_info
 from msgspec.structs import FieldInfo, fields
+
+from gateway.config_kafka import KafkaKeys, contradiction
 
 PREFIX: Final = "BACKHAUL_"
 FILE_VARIABLE: Final = "BACKHAUL_CONFIG"
@@ -36,7 +38,7 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; the message is one line for the operator."""
 
 
-class Config(Struct, frozen=True, kw_only=True):
+class Config(KafkaKeys, frozen=True, kw_only=True):
     """Every key with its bounds, its default and its description."""
 
     data: Annotated[str, _text("the directory that holds everything that is kept", "a path", r"[^\0]+")] = (
@@ -140,6 +142,12 @@ class Config(Struct, frozen=True, kw_only=True):
     clickhouse_password: Annotated[
         str, _text("the password at `clickhouse_url`", "one line", r"[^\0\r\n]{0,1024}", secret=True)
     ] = ""
+    clickhouse_ca_file: Annotated[
+        str,
+        _text(
+            "PEM file of the authorities that sign the certificate of an https `clickhouse_url`", "a path", r"[^\0]*"
+        ),
+    ] = ""
     clickhouse_database: Annotated[
         str, _text("the database of the warehouse", "letters, digits and _", r"[A-Za-z_][A-Za-z0-9_]{0,63}")
     ] = "backhaul"
@@ -191,7 +199,12 @@ class Config(Struct, frozen=True, kw_only=True):
         return host.strip("[]"), int(port)
 
 
-KEYS: Final[Mapping[str, FieldInfo]] = {field.name: field for field in fields(Config)}
+_KAFKA: Final = {field.name: field for field in fields(KafkaKeys)}
+KEYS: Final[Mapping[str, FieldInfo]] = {
+    field.name: field for field in fields(Config) if field.name not in _KAFKA
+} | _KAFKA
+# Flags that are shorter than their keys.
+_FLAGS: Final = {"kafka_bootstrap": "kafka", "clickhouse_url": "clickhouse"}
 
 
 def load(
@@ -264,7 +277,7 @@ def _given(
             yield name.removeprefix(PREFIX).lower(), text, f"from the variable {name}"
     for key, flag in flags.items():
         if flag is not None:
-            yield key, flag, f"from the flag --{key.replace('_', '-')}"
+            yield key, flag, f"from the flag --{_FLAGS.get(key, key).replace('_', '-')}"
 
 
 def _read_file(path: Path) -> dict[str, object]:
@@ -301,6 +314,8 @@ def _check_together(config: Config) -> None:
         low, high = getattr(config, smaller), getattr(config, larger)
         if low > high:
             raise ConfigError(f"{smaller} ({low}) must not be above {larger} ({high})")
+    if wrong := contradiction(config, config.body_max_bytes):
+        raise ConfigError(wrong)
 
 
 def _kind(key: str) -> tuple[object, Mapping[str, object]]:

@@ -8,6 +8,8 @@ import pytest
 
 from gateway import config
 from gateway.config import KEYS, Config, ConfigError, load
+from gateway.config_kafka import unusable
+from schemas.kafka import KafkaSettings, TopicSettings
 
 Write = Callable[[str], Path]
 
@@ -131,3 +133,64 @@ def test_every_key_is_described_bounded_and_in_the_table() -> None:
 def test_every_default_is_within_its_bounds() -> None:
     for key, field in KEYS.items():
         assert msgspec.convert(field.default, field.type) == field.default, key
+
+
+KAFKA = {"kafka_bootstrap": "a:9092,b:9092"}
+
+
+def test_without_brokers_the_log_is_a_file_and_with_them_the_settings_are_those_given() -> None:
+    assert load({"kafka_sasl_user": "x"}).kafka is None
+    given = {
+        "kafka_security": "sasl_tls",
+        "kafka_sasl_user": "gw",
+        "kafka_ca_file": "ca.pem",
+        "kafka_topic_prefix": "p.",
+    }
+    found = load(KAFKA | given, {"BACKHAUL_KAFKA_SASL_PASSWORD": "hunter2"})
+    kafka = found.kafka
+    assert kafka is not None
+    assert (kafka.bootstrap, kafka.security, kafka.ca_file) == ("a:9092,b:9092", "sasl_tls", "ca.pem")
+    assert (kafka.sasl_user, kafka.sasl_password, kafka.topic("batches")) == ("gw", "hunter2", "p.batches")
+    assert "hunter2" not in repr(found)
+    assert load({}, config.to_environment(found)).kafka == kafka
+
+
+def test_topics_are_made_as_configured() -> None:
+    topics = load(KAFKA | {"kafka_partitions": 3, "kafka_replication": 1, "kafka_batches_retention_hours": 24}).topics
+    assert (topics.partitions, topics.replication, topics.needed_insync, topics.batches_retention_hours) == (
+        3,
+        1,
+        1,
+        24,
+    )
+
+
+def test_the_defaults_of_the_keys_are_those_of_the_settings() -> None:
+    found = load({"kafka_bootstrap": "a:1"})
+    assert (found.kafka, found.topics) == (KafkaSettings(bootstrap="a:1"), TopicSettings())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"kafka_bootstrap": "a"}, "from the flag --kafka: 'a' is not allowed; it must be HOST:PORT"),
+        ({"clickhouse_url": "ch"}, "from the flag --clickhouse: "),
+        (KAFKA | {"body_max_bytes": 2 << 20}, "kafka_record_max_bytes (2097152) must be above 2798250"),
+        (KAFKA | {"kafka_min_insync": 3, "kafka_replication": 2}, "kafka_min_insync (3) must not be above"),
+        (KAFKA | {"kafka_security": "sasl_tls"}, "kafka_security sasl_tls needs kafka_sasl_user"),
+    ],
+)
+def test_what_kafka_could_not_work_with_stops_the_start(given: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(given)
+    assert said in str(caught.value)
+
+
+def test_a_larger_body_is_no_contradiction_where_the_log_is_a_file() -> None:
+    assert load({"body_max_bytes": 2 << 20}).body_max_bytes == 2 << 20
+
+
+def test_a_tls_file_that_is_not_there_is_named() -> None:
+    kafka = load(KAFKA | {"kafka_security": "tls", "kafka_ca_file": "/nowhere/ca.pem"}).kafka
+    assert kafka is not None
+    assert unusable(kafka) == "Kafka's TLS files cannot be used (/nowhere/ca.pem): No such file or directory"
