@@ -4,7 +4,7 @@ from argparse import Namespace
 
 from gateway.cli.options import Nouns, add_command, add_noun, configuration, now_ms
 from gateway.cli.printing import moment, note, show, show_table
-from gateway.cli.storing import with_store
+from gateway.cli.storing import change_store, with_store
 
 
 def register(nouns: Nouns) -> None:
@@ -25,14 +25,14 @@ def register(nouns: Nouns) -> None:
 def _create(arguments: Namespace) -> int:
     from gateway.releases.apps import create_app
 
-    key = with_store(configuration(arguments), lambda store: create_app(store, arguments.name, now_ms()))
+    key = change_store(configuration(arguments), lambda store: create_app(store, arguments.name, now_ms()))
     return _show_key(arguments, key)
 
 
 def _add_key(arguments: Namespace) -> int:
     from gateway.releases.apps import add_key
 
-    key = with_store(configuration(arguments), lambda store: add_key(store, arguments.name, now_ms()))
+    key = change_store(configuration(arguments), lambda store: add_key(store, arguments.name, now_ms()))
     return _show_key(arguments, key)
 
 
@@ -58,6 +58,6 @@ def _revoke(arguments: Namespace) -> int:
     from gateway.releases.apps import revoke_key
 
     config, name, key = configuration(arguments), arguments.name, arguments.key
-    with_store(config, lambda store: revoke_key(store, name, key, now_ms()))
+    change_store(config, lambda store: revoke_key(store, name, key, now_ms()))
     show(arguments, {"app": arguments.name, "revoked": True}, "revoked; gateways refuse it after their next refresh")
     return 0

@@ -78,7 +78,9 @@ def _ways(arguments: Namespace, config: "Config") -> dict[str, int]:
     """Return the bytes of each way to get the release."""
     from gateway.releases.publish import list_releases
 
-    catalogues = with_store(config, lambda store: list_releases(store, arguments.app, arguments.model))
+    catalogues = with_store(
+        config, lambda store: list_releases(store, arguments.app, arguments.model), app=arguments.app
+    )
     having = [each for each in catalogues if arguments.release in {release.release for release in each.releases}]
     if len(having) != 1:
         found = ", ".join(f"{each.app}/{each.model}" for each in having) or "no model"

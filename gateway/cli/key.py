@@ -8,7 +8,7 @@ from gateway.cli.failures import CommandError, Misused
 from gateway.cli.options import Nouns, add_command, add_noun, configuration, now_ms, whole
 from gateway.cli.printing import moment, note, show, show_table
 from gateway.cli.release import read_prepared
-from gateway.cli.storing import with_store
+from gateway.cli.storing import change_store, with_store
 
 if TYPE_CHECKING:
     from gateway.releases.store import Store
@@ -85,7 +85,8 @@ def _rotate(arguments: Namespace) -> int:
             return document
         return await write_keys(store, document, [sign(key, document, KEYS_CONTEXT) for key in private], roots)
 
-    done = with_store(configuration(arguments), rotate)
+    config = configuration(arguments)
+    done = with_store(config, rotate) if arguments.out else change_store(config, rotate)
     if not isinstance(done, bytes):
         return _show_list(arguments, done)
     try:
@@ -113,7 +114,7 @@ def _attach(arguments: Namespace) -> int:
         signatures = [Signature(key_name(root), load_signature(path)) for root, path in pairs]
         return await write_keys(store, document, signatures, roots)
 
-    return _show_list(arguments, with_store(configuration(arguments), attach))
+    return _show_list(arguments, change_store(configuration(arguments), attach))
 
 
 def _show_list(arguments: Namespace, keys: "KeyList") -> int:
@@ -138,7 +139,7 @@ def _list(arguments: Namespace) -> int:
         found = await newest_keys(store, arguments.app)
         return found[1] if found else None
 
-    keys = with_store(configuration(arguments), find)
+    keys = with_store(configuration(arguments), find, app=arguments.app)
     columns = ("key", "version", "threshold", "expires")
     rows = [(key_name(key), keys.version, keys.threshold, moment(keys.expires_at)) for key in keys.keys] if keys else []
     show_table(arguments, columns, rows, "no key list: catalogues are signed by a root key itself")

@@ -60,6 +60,17 @@ def configuration(arguments: Namespace) -> "Config":
     return load(flags, os.environ, arguments.config)
 
 
+def this_command() -> str:
+    """Return what starts this very program from any directory, to be pasted into a shell."""
+    import shlex
+    from shutil import which
+
+    found = Path(which(sys.argv[0]) or sys.argv[0]).absolute()
+    started_as_module = found.name == "__main__.py" or not os.access(found, os.X_OK)
+    words = [sys.executable, "-P", "-m", "gateway.cli"] if started_as_module else [str(found)]
+    return shlex.join(words)
+
+
 def whole(least: int) -> Callable[[str], int]:
     """Return a reader of whole numbers from `least` up."""
 

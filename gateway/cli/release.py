@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.cli.failures import DONE, FAILED, CommandError, Misused
 from gateway.cli.options import Nouns, add_command, add_noun, configuration, now_ms, whole
 from gateway.cli.printing import moment, note, show, show_table
-from gateway.cli.storing import with_store
+from gateway.cli.storing import change_store, with_store
 
 if TYPE_CHECKING:
     from gateway.releases.store import Store
@@ -68,6 +68,8 @@ def _add_file(publish: ArgumentParser) -> None:
     publish.add_argument("--inputs", default="", metavar="A,B", help="the signals that it reads, in order")
     publish.add_argument("--format", default="mlmodel", choices=("mlmodel", "onnx", "opaque"))
     publish.add_argument("--release", type=int, metavar="N", help="the release's number (default: the next)")
+    again_help = "even when the newest release is this very file with the same terms"
+    publish.add_argument("--again", action="store_true", help=again_help)
     publish.add_argument("--floor", type=int, default=0, metavar="N", help="no release below this ever runs again")
 
 
@@ -112,6 +114,7 @@ def _terms(arguments: Namespace) -> dict[str, Any]:
         "release": arguments.release,
         "floor": arguments.floor,
         "expires_in_days": arguments.expires_in_days,
+        "again": arguments.again,
     }
 
 
@@ -125,7 +128,7 @@ def _publish(arguments: Namespace) -> int:
         catalogue = await publish_release(store, signing_key=signing_key, trusted=believed, **_terms(arguments))
         return catalogue, (await standing(store, arguments.app, arguments.model)).rollout is not None
 
-    catalogue, steered = with_store(configuration(arguments), publish)
+    catalogue, steered = change_store(configuration(arguments), publish)
     number, newest = catalogue.number, catalogue.releases[0]
     data = {"app": catalogue.app, "model": catalogue.model, "catalogue": number, "release": newest.release}
     text = f"published {catalogue.app}/{catalogue.model} release {newest.release} in catalogue {number}"
@@ -173,7 +176,8 @@ def _amend(arguments: Namespace, below: int, unlist: list[int]) -> int:
         )
         return document if key is None else await attach(store, document, sign(key, document), own[0])
 
-    done = with_store(configuration(arguments), amend)
+    config = configuration(arguments)
+    done = with_store(config, amend) if arguments.out else change_store(config, amend)
     return _write_bytes(arguments, done) if isinstance(done, bytes) else _show_catalogue(arguments, done)
 
 
@@ -190,7 +194,7 @@ def _attach(arguments: Namespace) -> int:
         signature = Signature(key_name(public), load_signature(arguments.signature))
         return await attach(store, prepared, signature, public)
 
-    return _show_catalogue(arguments, with_store(configuration(arguments), attached))
+    return _show_catalogue(arguments, change_store(configuration(arguments), attached))
 
 
 def read_prepared(path: Path, context: bytes) -> bytes:
@@ -237,7 +241,7 @@ def _verify(arguments: Namespace) -> int:
         found = examine(store, app=arguments.app, roots=roots, threshold=arguments.root_threshold, now_ms=now_ms())
         return [finding async for finding in found]
 
-    findings = with_store(configuration(arguments), verify)
+    findings = with_store(configuration(arguments), verify, app=arguments.app)
     rows = [(finding.level, finding.path, finding.text) for finding in findings]
     unsigned = "" if arguments.root else "; signatures were not judged: give the root keys with --root"
     show_table(arguments, ("level", "path", "text"), rows, f"the store is sound{unsigned}")
@@ -248,7 +252,7 @@ def _list(arguments: Namespace) -> int:
     from gateway.releases.publish import list_releases
 
     app, model = arguments.app, arguments.model
-    catalogues = with_store(configuration(arguments), lambda store: list_releases(store, app, model))
+    catalogues = with_store(configuration(arguments), lambda store: list_releases(store, app, model), app=app)
     if arguments.json:
         show(arguments, catalogues, "")
         return 0

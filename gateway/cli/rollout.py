@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.cli.failures import Misused
 from gateway.cli.options import Nouns, add_command, add_noun, configuration, now_ms, whole
 from gateway.cli.printing import moment, show, show_table
-from gateway.cli.storing import with_store
+from gateway.cli.storing import change_store, with_store
 
 if TYPE_CHECKING:
     from gateway.releases.rollouts import Changed, Entry, Standing
@@ -174,7 +174,7 @@ def _step(arguments: Namespace, step: Step, *, stops: bool = False) -> int:
     from gateway.releases.rollouts import change
 
     signed, app, model = _change_of(arguments), arguments.app, arguments.model
-    changed = with_store(
+    changed = change_store(
         configuration(arguments),
         lambda store: change(store, app, model, lambda last: step(last, signed), stops=stops, seen=arguments.seen),
     )
@@ -185,7 +185,7 @@ def _approve(arguments: Namespace) -> int:
     from gateway.releases.rollouts import approve
 
     who, app, model = _author(arguments), arguments.app, arguments.model
-    changed = with_store(
+    changed = change_store(
         configuration(arguments), lambda store: approve(store, app, model, who, now_ms(), seen=arguments.proposal)
     )
     return _show_changed(arguments, changed)
@@ -204,7 +204,7 @@ def _rule(arguments: Namespace) -> int:
     from gateway.releases.rollouts import set_two_person_rule
 
     signed, on = _change_of(arguments), arguments.two_person == "on"
-    app = with_store(configuration(arguments), lambda store: set_two_person_rule(store, arguments.app, signed, on=on))
+    app = change_store(configuration(arguments), lambda store: set_two_person_rule(store, arguments.app, signed, on=on))
     state = "off" if app.two_person is None else "leaving" if app.two_person.leaving else "on"
     said = {"on": "is on", "off": "is off", "leaving": "stays on until a second operator turns it off too"}[state]
     show(arguments, {"app": app.app, "two_person": state}, f"the two-person rule of {app.app} {said}")
@@ -214,7 +214,9 @@ def _rule(arguments: Namespace) -> int:
 def _status(arguments: Namespace) -> int:
     from gateway.releases.rollouts import standing
 
-    found = with_store(configuration(arguments), lambda store: standing(store, arguments.app, arguments.model))
+    found = with_store(
+        configuration(arguments), lambda store: standing(store, arguments.app, arguments.model), app=arguments.app
+    )
     show(arguments, found, _status_text(found))
     return 0
 
@@ -245,7 +247,9 @@ def _status_text(found: "Standing") -> str:
 def _history(arguments: Namespace) -> int:
     from gateway.releases.rollouts import history
 
-    entries = with_store(configuration(arguments), lambda store: history(store, arguments.app, arguments.model))
+    entries = with_store(
+        configuration(arguments), lambda store: history(store, arguments.app, arguments.model), app=arguments.app
+    )
     if arguments.json:
         show(arguments, entries, "")
         return 0
@@ -266,7 +270,9 @@ def _diff(arguments: Namespace) -> int:
     from gateway.releases.rollouts import history
     from gateway.releases.transitions import differences
 
-    entries = with_store(configuration(arguments), lambda store: history(store, arguments.app, arguments.model))
+    entries = with_store(
+        configuration(arguments), lambda store: history(store, arguments.app, arguments.model), app=arguments.app
+    )
     good = {entry.number: entry.rollout for entry in entries if entry.rollout is not None}
     newer = arguments.newer or max(good, default=0)
     older = arguments.older or max((number for number in good if number < newer), default=0)

@@ -30,7 +30,7 @@ def _static(arguments: Namespace) -> int:
         return await write_static(store, arguments.directory, arguments.app)
 
     try:
-        written = with_store(configuration(arguments), write)
+        written = with_store(configuration(arguments), write, app=arguments.app)
     except OSError as error:
         raise CommandError(f"cannot write {error.filename or arguments.directory}: {error.strerror}") from error
     rows = [(c.app, c.model, c.number, len(c.releases), f"catalogues/{c.app}/{c.model}.json") for c in written]

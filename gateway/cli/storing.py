@@ -1,9 +1,11 @@
 """The object store for commands, with its errors turned into a command's."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from gateway.cli.failures import CommandError, Unreachable
+from gateway.cli.printing import note
 
 if TYPE_CHECKING:
     from gateway.config import Config
@@ -12,15 +14,31 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def with_store(config: "Config", action: "Callable[[Store], Awaitable[T]]") -> T:
-    """Open the configured store and act on it. Raises `CommandError` where the store or a rule refuses."""
+def change_store(config: "Config", action: "Callable[[Store], Awaitable[T]]") -> T:
+    """Do what `with_store` does for an action that writes, and say where no gateway here reads what was written."""
+    done = with_store(config, action)
+    if not config.store_url and not _is_served(config):
+        note(f"nothing serves {config.data} now: a gateway on another directory does not see this (--data names it)")
+    return done
+
+
+def with_store(config: "Config", action: "Callable[[Store], Awaitable[T]]", *, app: str | None = None) -> T:
+    """Open the configured store and act on it. Raises `CommandError` where the store or a rule refuses.
+
+    With `app`, that app must be there: a name that is misspelt is not an app without releases.
+    """
     import asyncio
 
-    from gateway.releases.errors import ReleaseError
+    from gateway.releases.apps import load_app
+    from gateway.releases.errors import BadDocument, ReleaseError
     from gateway.releases.store import AlreadyExists, NotFound, Store, StoreError
 
     async def act() -> T:
-        return await action(Store.open(config.store_address))
+        store = Store.open(config.store_address)
+        if app:
+            with suppress(BadDocument):  # it is there; whoever reads it says what is wrong with it
+                await load_app(store, app)
+        return await action(store)
 
     try:
         return asyncio.run(act())
@@ -32,3 +50,11 @@ def with_store(config: "Config", action: "Callable[[Store], Awaitable[T]]") -> T
         raise CommandError(f"{error}: it is not in the store {config.store_address}") from error
     except StoreError as error:
         raise Unreachable(f"{error}: check store_url ({config.store_address}) and its credentials") from error
+
+
+def _is_served(config: "Config") -> bool:
+    from gateway.supervisor.lock import holder, is_alive
+
+    # Not by trying the lock: a server that starts at this moment would find it taken.
+    pid = holder(config.directory)
+    return pid is not None and is_alive(pid)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import replace
 
 from gateway.releases.apps import check_name, load_app
 from gateway.releases.artifact import Format, judge
@@ -50,11 +51,13 @@ async def publish_release(
     floor: int = 0,
     expires_in_days: int = 90,
     trusted: Sequence[bytes] = (),
+    again: bool = True,
 ) -> Catalogue:
     """Check a file, write it and sign the next catalogue, which lists it first; return that catalogue.
 
     What is not given (`threshold`, `explore`, `inputs`) comes from the file's metadata. `trusted` are public keys,
-    beside the signing key's own, that may have signed the catalogue before. Raises `ReleaseError` or `StoreError`.
+    beside the signing key's own, that may have signed the catalogue before. Without `again`, what is the newest release
+    already is refused. Raises `ReleaseError` or `StoreError`.
     """
     public = public_bytes(signing_key)
     document = await prepare_release(
@@ -73,6 +76,7 @@ async def publish_release(
         release=release,
         floor=floor,
         expires_in_days=expires_in_days,
+        again=again,
     )
     return await attach(store, document, sign(signing_key, document), public)
 
@@ -94,10 +98,12 @@ async def prepare_release(
     release: int | None = None,
     floor: int = 0,
     expires_in_days: int = 90,
+    again: bool = True,
 ) -> bytes:
     """Check a file, write it and return the bytes of the next catalogue, to be signed.
 
-    `trusted` are the public keys that may have signed the catalogue before. Raises `ReleaseError` or `StoreError`.
+    `trusted` are the public keys that may have signed the catalogue before. Without `again`, what is the newest release
+    already is refused. Raises `ReleaseError` or `StoreError`.
     """
     check_name("model", model)
     await load_app(store, app)
@@ -115,8 +121,11 @@ async def prepare_release(
         inputs=artifact.inputs,
         parameters=parameters,
         probe=artifact.probes,
-        downloads=await write_artifact(store, artifact, last.releases if last else ()),
+        downloads=[],
     )
+    if not again:
+        _check_new(published, last)
+    published = replace(published, downloads=await write_artifact(store, artifact, last.releases if last else ()))
     return encoded(with_release(app, model, last, published, floor, (now_ms, expires_at)))
 
 
@@ -136,6 +145,15 @@ def _number(wanted: int | None, last: Catalogue | None) -> int:
     if wanted <= highest:
         raise BadReleaseTerms(f"release {wanted} is not above {highest}, the last one: leave the number out")
     return wanted
+
+
+def _check_new(published: Release, last: Catalogue | None) -> None:
+    newest = last.releases[0] if last and last.releases else None
+    if newest and replace(published, release=newest.release, downloads=newest.downloads) == newest:
+        raise BadReleaseTerms(
+            f"this file with these terms is release {newest.release} already: nothing would change on any device; "
+            "say --again to publish it under the next number all the same"
+        )
 
 
 def _check_sdk(sdk: str) -> None:

@@ -1,6 +1,7 @@
 """The commands for apps, keys and releases, on a real object store."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -130,3 +131,35 @@ def test_a_warehouse_that_is_not_served_is_exit_code_3(run: Run) -> None:
     refused = run("sql", "SELECT 1")
     assert refused.code == 3
     assert "start `backhaul serve`" in refused.err
+
+
+def test_what_is_the_newest_release_already_is_published_only_when_asked_again(
+    run: Run, publish: Callable[..., Ran]
+) -> None:
+    publish()
+    refused = publish()
+    assert (refused.code, refused.out) == (1, "")
+    assert "is release 1 already" in refused.err
+    assert json.loads(publish("upsell-1.mlmodel", "--again", "--json").out)["release"] == 2
+    assert json.loads(publish("upsell-1.mlmodel", "--threshold", 0.125, "--json").out)["release"] == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("release", "list"), ("release", "verify"), ("rollout", "status", "--model", "m"), ("key", "list")],
+)
+def test_an_app_that_is_not_there_is_no_app_without_releases(run: Run, words: tuple[str, ...]) -> None:
+    run("app", "create", "shop")
+    refused = run(*words, "--app", "nope")
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err.startswith("backhaul: there is no app 'nope'")
+
+
+def test_writing_to_a_directory_that_nobody_serves_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = run("app", "create", "shop", "--data", "here")
+    assert "nothing serves here now" in made.err
+    assert "nothing serves" not in run("app", "list", "--data", "here").err
+    Path("here/lock").write_text(f"{os.getpid()}\n")
+    assert "nothing serves" not in run("app", "add-key", "shop", "--data", "here").err
+    monkeypatch.setenv("BACKHAUL_STORE_URL", f"file://{Path.cwd()}/elsewhere")
+    assert "nothing serves" not in run("app", "create", "shop", "--data", "nowhere").err

@@ -1,14 +1,17 @@
 """The command line itself: exit codes, one-line errors, what goes where, and how fast the help is."""
 
 import json
+import shlex
 import subprocess
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 
 from gateway.cli import main
 from gateway.cli.failures import one_line
+from gateway.cli.options import this_command
 from gateway.cli.printing import as_json, moment, show, show_table
 
 NOUNS = ("serve", "app", "key", "release", "report", "sql", "fleet", "demo", "doctor", "consume")
@@ -103,3 +106,19 @@ def test_a_moment_is_utc_to_the_second() -> None:
 
 def test_a_message_of_many_lines_becomes_one() -> None:
     assert one_line("a\n  b\tc") == "a b c"
+
+
+def test_a_table_that_does_not_fit_is_lines_of_name_and_value(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table(Namespace(json=False), ("id", "body", "n"), [(1, "x" * 2000, None), (2, "y\nz", 0.5)])
+    assert capsys.readouterr().out == f"id    1\nbody  {'x' * 2000}\nn     \n\nid    2\nbody  y\n      z\nn     0.5\n"
+
+
+def test_the_running_program_can_be_pasted_into_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "a directory" / "backhaul"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    assert shlex.split(this_command()) == [str(program)]
+    monkeypatch.setattr(sys, "argv", ["gateway/cli/__main__.py"])
+    assert shlex.split(this_command()) == [sys.executable, "-P", "-m", "gateway.cli"]
