@@ -7,6 +7,7 @@
 """
 
 import difflib
+import re
 import socket
 import sys
 import tomllib
@@ -19,6 +20,8 @@ from msgspec import Meta
 from msgspec.inspect import FloatType, IntType, LiteralType, Metadata, type_info
 from msgspec.structs import FieldInfo, fields
 
+from gateway import log_bounds
+
 from gateway.config_kafka import KafkaKeys, contradiction
 
 PREFIX: Final = "BACKHAUL_"
@@ -26,6 +29,11 @@ FILE_VARIABLE: Final = "BACKHAUL_CONFIG"
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
+
+# What Kubernetes puts into every pod for a service whose name begins with "backhaul" (its documentation, "Service",
+# "Environment variables"): names that no key has, and addresses under names that a key may have.
+_KUBERNETES_NAME: Final = re.compile(r".*(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+_KUBERNETES_ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://\S+")
 
 _PORT: Final = "([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 
@@ -273,11 +281,17 @@ def _given(
         for key, value in _read_file(path).items():
             yield key, value, f"in {path}"
     for name, text in sorted(environ.items()):
-        if name.startswith(PREFIX) and name != FILE_VARIABLE:
+        if name.startswith(PREFIX) and name != FILE_VARIABLE and not _is_of_kubernetes(name, text):
             yield name.removeprefix(PREFIX).lower(), text, f"from the variable {name}"
     for key, flag in flags.items():
         if flag is not None:
             yield key, flag, f"from the flag --{_FLAGS.get(key, key).replace('_', '-')}"
+
+
+def _is_of_kubernetes(name: str, text: str) -> bool:
+    if _KUBERNETES_NAME.fullmatch(name.removeprefix(PREFIX)):
+        return True
+    return name.endswith("PORT") and _KUBERNETES_ADDRESS.fullmatch(text) is not None
 
 
 def _read_file(path: Path) -> dict[str, object]:
@@ -309,11 +323,12 @@ def _check_together(config: Config) -> None:
         ("flush_events", "batch_max_events"),
         ("body_max_bytes", "inflated_max_bytes"),
         ("inflated_max_bytes", "inflight_max_bytes"),
-        ("body_max_bytes", "log_pending_max_bytes"),
     ):
         low, high = getattr(config, smaller), getattr(config, larger)
         if low > high:
             raise ConfigError(f"{smaller} ({low}) must not be above {larger} ({high})")
+    if small := log_bounds.contradiction(config):
+        raise ConfigError(small)
     if wrong := contradiction(config, config.body_max_bytes):
         raise ConfigError(wrong)
 

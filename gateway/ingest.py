@@ -21,6 +21,7 @@ from msgspec import UNSET, Struct
 from gateway.admission import Admitted, Gate, InFlight
 from gateway.decode import Caps, Decoded, decode
 from gateway.flush import FlushControl
+from gateway.log_bounds import LETTER_CHARACTERS, LETTERS_CHARACTERS
 from gateway.metrics import Metrics
 from gateway.problems import MalformedBody, ServiceUnavailable, SlowDown, spread
 from gateway.publish import Sink, Unavailable
@@ -28,10 +29,6 @@ from gateway.releases.decide import Decision, decide
 from gateway.releases.snapshot import SnapshotKeeper
 from schemas.records import BatchHeaders, DeadLetter, Record, batch_record, dead_letter_record
 from schemas.wire import Refusal, Reply
-
-# Events of a real batch have a few hundred characters, so none of theirs is ever cut.
-_LETTERS_CHARACTERS: Final = 256 * 1024
-_LETTER_CHARACTERS: Final = 512
 
 _reply: Final = msgspec.json.Encoder()
 
@@ -151,7 +148,7 @@ class Ingest:
 
 
 def _event_letters(about: BatchHeaders, decoded: Decoded) -> list[Record]:
-    longest = max(_LETTER_CHARACTERS, _LETTERS_CHARACTERS // max(1, len(decoded.refused)))
+    longest = max(LETTER_CHARACTERS, LETTERS_CHARACTERS // max(1, len(decoded.refused)))
     return [
         dead_letter_record(
             DeadLetter(

@@ -45,6 +45,23 @@ def test_variables_of_other_programs_are_none_of_our_business() -> None:
     assert load({}, {"PATH": "/bin", "backhaul_data": "x"}) == Config()
 
 
+def test_what_kubernetes_says_of_services_with_our_name_is_none_of_our_business() -> None:
+    of_service = {
+        "BACKHAUL_SERVICE_HOST": "10.0.171.239",
+        "BACKHAUL_SERVICE_PORT": "8080",
+        "BACKHAUL_SERVICE_PORT_HTTP": "8080",
+        "BACKHAUL_PORT": "tcp://10.0.171.239:8080",
+        "BACKHAUL_PORT_8080_TCP": "tcp://10.0.171.239:8080",
+        "BACKHAUL_PORT_8080_TCP_PROTO": "tcp",
+        "BACKHAUL_PORT_8080_TCP_PORT": "8080",
+        "BACKHAUL_PORT_8080_TCP_ADDR": "10.0.171.239",
+        "BACKHAUL_CLICKHOUSE_SERVICE_HOST": "10.0.171.240",
+        "BACKHAUL_CLICKHOUSE_PORT": "tcp://10.0.171.240:8123",
+        "BACKHAUL_CLICKHOUSE_PORT_8123_TCP_ADDR": "10.0.171.240",
+    }
+    assert load({}, of_service) == Config()
+
+
 @pytest.mark.parametrize(
     ("environ", "said"),
     [
@@ -61,6 +78,13 @@ def test_variables_of_other_programs_are_none_of_our_business() -> None:
         ({"BACKHAUL_CLICKHOUSE_URL": "http://me:secret@host"}, "no user or password in it"),
         ({"BACKHAUL_CLICKHOUSE_DATABASE": "a;b"}, "it must be letters, digits and _"),
         ({"BACKHAUL_FLUSH_EVENTS": "2000"}, "flush_events (2000) must not be above batch_max_events (1000)"),
+        ({"BACKHAUL_LOG_MAX_BYTES": str(1 << 20)}, "log_max_bytes (1048576) must be at least 15"),
+        (
+            {"BACKHAUL_BODY_MAX_BYTES": str(1 << 26), "BACKHAUL_INFLATED_MAX_BYTES": str(1 << 26)},
+            "log_pending_max_bytes (67108864) must be at least ",
+        ),
+        ({"BACKHAUL_CLICKHOUSE_PORT": "tcp"}, "it must be a whole number from 0 to 65535"),
+        ({"BACKHAUL_LISTEN_PORT": "8080"}, "unknown key 'listen_port'"),
         ({"BACKHAUL_CONFIG": "/nowhere/b.toml"}, "cannot read the configuration file /nowhere/b.toml"),
     ],
 )
