@@ -7,6 +7,7 @@
 
 import asyncio
 import importlib.metadata
+import logging
 import os
 import platform
 import re
@@ -14,7 +15,8 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -32,7 +34,8 @@ State = Literal["ok", "warn", "fail"]
 
 _PATIENCE_SECONDS: Final = 5.0
 _MIB: Final = 1024 * 1024
-_LOW_DISK_BYTES: Final = 2048 * _MIB
+_GIB: Final = 1024 * _MIB
+_LOW_DISK_BYTES: Final = 2 * _GIB
 _NO_DISK_BYTES: Final = 128 * _MIB
 _FSYNCS: Final = 5
 # Every acknowledgement waits for one: past this a device's request is mostly waiting for the disk.
@@ -45,12 +48,13 @@ _REQUIREMENT: Final = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*([<>=!~0-9
 
 
 class Finding(Struct, frozen=True):
-    """One line of the examination; `advice` says what to do where it is not ok."""
+    """One line of the examination; `advice` says what to do where it is not ok, `items` what the text only counts."""
 
     part: str
     state: State
     text: str
     advice: str = ""
+    items: list[str] = []
 
 
 Check = Callable[[Config], Awaitable[Finding]]
@@ -94,7 +98,7 @@ async def _packages(config: Config) -> Finding:
             wrong.append(f"{name} {version} is not {bounds}")
     if wrong:
         return Finding("packages", "fail", "; ".join(wrong), "install again: pip install 'backhaul[embedded]'")
-    return Finding("packages", "ok", ", ".join(found))
+    return Finding("packages", "ok", f"{len(found)}, all as required", items=found)
 
 
 async def _directory(config: Config) -> Finding:
@@ -111,7 +115,7 @@ async def _directory(config: Config) -> Finding:
 
 async def _disk(config: Config) -> Finding:
     free = shutil.disk_usage(_existing(config.directory)).free
-    text = f"{free // _MIB} MiB free, of which the log may take {config.log_max_bytes // _MIB} MiB"
+    text = f"{free / _GIB:.1f} GiB free, of which the log may take {config.log_max_bytes / _GIB:.1f} GiB"
     if free < _NO_DISK_BYTES:
         return Finding("disk", "fail", text, "free some space: batches will be answered 503")
     if free < _LOW_DISK_BYTES:
@@ -143,15 +147,25 @@ async def _lock(config: Config) -> Finding:
 
 
 async def _store(config: Config) -> Finding:
+    from gateway.releases.snapshot import SnapshotKeeper
     from gateway.releases.store import Store, StoreError
 
     address = config.store_address
     if not config.store_url and not (config.directory / "store").exists():
         return Finding("store", "warn", f"{address} does not exist yet", "`backhaul serve` or `app create` makes it")
     try:
-        apps = await asyncio.wait_for(Store.open(address).names("apps"), _PATIENCE_SECONDS)
+        store = Store.open(address)
+        apps = await asyncio.wait_for(store.names("apps"), _PATIENCE_SECONDS)
+        keeper = SnapshotKeeper(store, inline_bytes=0)
+        with _quiet(SnapshotKeeper.__module__):  # what it would log is the finding
+            await asyncio.wait_for(keeper.refresh(), 2 * _PATIENCE_SECONDS)
     except (StoreError, TimeoutError) as error:
         return Finding("store", "fail", f"{address}: {error or 'no answer'}", "check store_url and its credentials")
+    if trouble := keeper.trouble():
+        return Finding("store", "fail", f"{address}: {trouble}", "check store_url and its credentials")
+    if damaged := [f"{path} {reason}" for path, reason in sorted(keeper.damaged.items())]:
+        text = f"{address} holds {len(damaged)} damaged documents, the first: {damaged[0]}"
+        return Finding("store", "fail", text, "restore them from a copy: backhaul release verify", damaged)
     if not apps:
         return Finding("store", "warn", f"{address} answers and holds no app", "make one: backhaul app create NAME")
     return Finding("store", "ok", f"{address} answers")
@@ -211,6 +225,16 @@ def _clock_finding(part: str, text: str, ahead_ms: float) -> Finding:
             part, "warn", f"{text}, its clock is {ahead_ms / 1000:+.1f} s from ours", "run an NTP client on both"
         )
     return Finding(part, "ok", f"{text}, its clock agrees with ours")
+
+
+@contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    noisy = logging.getLogger(logger)
+    before, noisy.disabled = noisy.disabled, True
+    try:
+        yield
+    finally:
+        noisy.disabled = before
 
 
 def _existing(path: Path) -> Path:

@@ -3,7 +3,7 @@
 from argparse import Namespace
 from typing import TYPE_CHECKING, Final
 
-from gateway.cli.failures import DONE, FAILED
+from gateway.cli.failures import DONE, FAILED, MISUSED
 from gateway.cli.options import Nouns, add_command, configuration
 from gateway.cli.printing import show
 
@@ -28,9 +28,10 @@ def _doctor(arguments: Namespace) -> int:
     try:
         config = configuration(arguments)
     except ConfigError as error:
-        findings = [Finding("configuration", "fail", str(error), "correct it; nothing else was looked at")]
-    else:
-        findings = asyncio.run(_examined(config))
+        wrong = Finding("configuration", "fail", str(error), "correct it; nothing else was looked at")
+        show(arguments, [wrong], _line(wrong))
+        return MISUSED
+    findings = asyncio.run(_examined(config))
     show(arguments, findings, "\n".join(map(_line, findings)))
     return FAILED if any(finding.state == "fail" for finding in findings) else DONE
 

@@ -53,5 +53,26 @@ def test_a_wrong_configuration_is_one_finding(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("BACKHAUL_LISTEN", "here")
-    assert main(["doctor"]) == 1
+    assert main(["doctor"]) == 2
     assert capsys.readouterr().out.startswith("FAIL  configuration  listen from the variable BACKHAUL_LISTEN")
+
+
+def test_damaged_documents_in_the_store_are_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["app", "create", "shop", "--data", str(tmp_path)])
+    [document] = (tmp_path / "store" / "apps" / "shop").iterdir()
+    document.write_bytes(document.read_bytes()[:-3])
+    capsys.readouterr()
+    assert main(["doctor", "--data", str(tmp_path), "--json"]) == 1
+    store = findings(capsys)["store"]
+    assert store["state"] == "fail"
+    assert "apps/shop/0000000001.json" in store["text"]
+
+
+def test_the_packages_are_counted_for_people_and_listed_for_programs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["doctor", "--data", str(tmp_path)])
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ok    packages")]
+    assert len(line) < 80
+    main(["doctor", "--data", str(tmp_path), "--json"])
+    assert any(item.startswith("aiohttp ") for item in findings(capsys)["packages"]["items"])
