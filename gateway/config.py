@@ -21,7 +21,6 @@ from msgspec.inspect import FloatType, IntType, LiteralType, Metadata, type_info
 from msgspec.structs import FieldInfo, fields
 
 from gateway import log_bounds
-
 from gateway.config_kafka import KafkaKeys, contradiction
 
 PREFIX: Final = "BACKHAUL_"
@@ -32,7 +31,9 @@ GIB: Final = 1024 * MIB
 
 # What Kubernetes puts into every pod for a service whose name begins with "backhaul" (its documentation, "Service",
 # "Environment variables"): names that no key has, and addresses under names that a key may have.
-_KUBERNETES_NAME: Final = re.compile(r".*(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+_KUBERNETES_NAME: Final = re.compile(
+    r".*(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
 _KUBERNETES_ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://\S+")
 
 _PORT: Final = "([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
