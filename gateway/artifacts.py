@@ -1,7 +1,9 @@
 """Serve artifacts to machines that have no CDN before them: immutable bytes under their SHA-256.
 
-* Bytes are checked against their name before they are kept in memory, so a damaged object never enters a cache.
-* A few recent artifacts stay in memory, bounded in bytes; what is too large for that is streamed in pieces.
+* Bytes are checked against their name before the first of them is sent: what damaged bytes are answered with is a
+  failure, never a year in somebody's cache.
+* A few recent artifacts stay in memory, bounded in bytes. What is too large for that is read through once in the life
+  of the process, and then streamed in pieces.
 * One range per request (RFC 9110, section 14); a range that cannot be read is ignored, as the standard allows.
 """
 
@@ -27,6 +29,7 @@ KEPT_BYTES: Final = 64 * 1024 * 1024
 LARGEST_KEPT_BYTES: Final = 4 * 1024 * 1024
 PIECE_BYTES: Final = 1024 * 1024
 RETRY_SECONDS: Final = 5
+_DAMAGED: Final = "the object is damaged: its SHA-256 is not its name"
 
 
 class Span(NamedTuple):
@@ -87,6 +90,8 @@ class Artifacts:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._loading = asyncio.Lock()
+        self._checking = asyncio.Lock()
+        self._sound: set[str] = set()
         self.kept = Kept(KEPT_BYTES)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -99,6 +104,8 @@ class Artifacts:
             size_bytes = len(data) if data is not None else await self._store.size(_path(sha256))
             if data is None and size_bytes <= LARGEST_KEPT_BYTES:
                 data = await self._load(sha256)
+            elif data is None:
+                await self._check(sha256, size_bytes)
         except NotFound:
             raise NothingThere("no artifact has this name") from None
         except StoreError as error:
@@ -113,9 +120,29 @@ class Artifacts:
             if data is None:
                 data = await self._store.get(_path(sha256))
                 if hashlib.sha256(data).hexdigest() != sha256:
-                    raise StoreError("the object is damaged: its SHA-256 is not its name")
+                    raise StoreError(_DAMAGED)
                 self.kept.put(sha256, data)
             return data
+
+    async def _check(self, sha256: str, size_bytes: int) -> None:
+        """Read a large artifact through, once however many ask, and one at a time. Raises `StoreError`."""
+        async with self._checking:
+            if sha256 in self._sound:
+                return
+            hashed, start = hashlib.sha256(), 0
+            while start < size_bytes:
+                piece = await self._piece(sha256, start, size_bytes)
+                await asyncio.to_thread(hashed.update, piece)
+                start += len(piece)
+            if hashed.hexdigest() != sha256:
+                raise StoreError(_DAMAGED)
+            self._sound.add(sha256)
+
+    async def _piece(self, sha256: str, start: int, end: int) -> bytes:
+        piece = await self._store.get_range(_path(sha256), start, min(PIECE_BYTES, end - start))
+        if not piece:
+            raise StoreError("the object ends early")
+        return piece
 
     async def _answer(
         self, request: web.Request, sha256: str, data: bytes | None, size_bytes: int
@@ -145,9 +172,7 @@ class Artifacts:
         start, end = span.start, span.start + span.length
         try:
             while start < end:
-                piece = await self._store.get_range(_path(sha256), start, min(PIECE_BYTES, end - start))
-                if not piece:
-                    raise StoreError("the object ends early")
+                piece = await self._piece(sha256, start, end)
                 await response.write(piece)
                 start += len(piece)
         except StoreError as error:

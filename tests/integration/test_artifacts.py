@@ -1,6 +1,8 @@
 """Artifacts over HTTP: whole, in ranges, cached, too large for memory, and damaged in the store."""
 
+import asyncio
 import hashlib
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.app import create_app
-from gateway.artifacts import LARGEST_KEPT_BYTES, Kept, Span, span_of
+from gateway.artifacts import LARGEST_KEPT_BYTES, PIECE_BYTES, Artifacts, Kept, Span, span_of
 from gateway.config import Config
 from gateway.problems import RangeNotSatisfiable
 from gateway.publish.embedded import EmbeddedLog
@@ -94,12 +96,32 @@ async def test_what_is_no_artifact_is_not_found(session: aiohttp.ClientSession, 
         assert response.status == 404
 
 
-async def test_a_damaged_artifact_is_never_served_nor_kept(session: aiohttp.ClientSession, store: Store) -> None:
-    await store.put_new("artifacts/" + "1" * 64, b"not what the name says")
-    for _ in range(2):
-        async with session.get("1" * 64) as response:
+@pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
+async def test_a_damaged_artifact_is_never_served_nor_kept(
+    session: aiohttp.ClientSession, store: Store, data: bytes
+) -> None:
+    await store.put_new("artifacts/" + "1" * 64, data)  # not what the name says
+    for headers in ({}, {}, {"Range": "bytes=0-9"}):
+        async with session.get("1" * 64, headers=headers) as response:
             assert response.status == 503
+            assert "Cache-Control" not in response.headers
             assert int(response.headers["Retry-After"]) > 0
+
+
+async def test_a_large_artifact_is_read_through_once_however_many_ask(tmp_path: Path) -> None:
+    class Counting(Store):
+        pieces = 0
+
+        async def get_range(self, path: str, start: int, length: int) -> bytes:
+            self.pieces += 1
+            return await super().get_range(path, start, length)
+
+    store = Counting.open(tmp_path.as_uri())
+    assert isinstance(store, Counting)
+    await store.put_new(f"artifacts/{named(LARGE)}", LARGE)
+    artifacts = Artifacts(store)
+    await asyncio.gather(*(artifacts._check(named(LARGE), len(LARGE)) for _ in range(3)))
+    assert store.pieces == math.ceil(len(LARGE) / PIECE_BYTES)
 
 
 def test_the_least_recently_used_leaves_first() -> None:
