@@ -19,6 +19,7 @@ from aiohttp import web
 from msgspec import UNSET, Struct
 
 from gateway.admission import Admitted, Gate, InFlight
+from gateway.answer import JsonAnswer
 from gateway.decode import Caps, Decoded, decode
 from gateway.flush import FlushControl
 from gateway.log_bounds import LETTER_CHARACTERS, LETTERS_CHARACTERS
@@ -86,7 +87,7 @@ class Ingest:
                 raise
             await self._publish(taken.records)
         self._metrics.settle(taken.events, taken.refusals)
-        return web.Response(body=self._reply_to(taken), content_type="application/json")
+        return JsonAnswer(self._reply_to(taken))
 
     def _keep_to_budget(self) -> None:
         """Count the request, and refuse it if it is of the share that the budget has no room for. Raises `SlowDown`."""
