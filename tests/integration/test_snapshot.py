@@ -10,12 +10,16 @@ from typing import Any, Final
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec import UNSET
 
 from gateway.releases.apps import create_app, hash_key, revoke_key
+from gateway.releases.keylists import next_keys, write_keys
+from gateway.releases.keys import public_bytes, sign
 from gateway.releases.publish import publish_release
 from gateway.releases.snapshot import KeyHolder, SnapshotKeeper
 from gateway.releases.store import Store, StoreError
-from schemas.releases import Arm, Catalogue, Rollout
+from schemas.releases import KEYS_CONTEXT, Arm, Catalogue, Rollout
+from schemas.wire import SignedKeys
 
 FIRST: Final = Path(__file__).resolve().parents[1] / "models" / "upsell-1.mlmodel"
 KEY: Final = Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -129,6 +133,36 @@ async def test_the_news_is_the_exact_signed_bytes(store: FlakyStore, keeper: Sna
     await keeper.refresh()
     news = keeper.current.apps["shop"]["upsell"].news
     KEY.public_key().verify(news.signatures[0].sig, b"catalogue/v1\n" + news.document)
+
+
+async def test_a_new_key_list_joins_the_catalogue_that_is_there(store: FlakyStore, keeper: SnapshotKeeper) -> None:
+    await create_app(store, "shop", 1)
+    await publish(store)
+    await keeper.refresh()
+    before = keeper.current.apps["shop"]["upsell"]
+    assert (before.keys, before.news.keys) == (0, UNSET)
+    root = public_bytes(KEY)
+    for version in (1, 2):
+        document = await next_keys(
+            store,
+            "shop",
+            roots=[root],
+            add=[bytes([version]) * 32],
+            remove=(),
+            threshold=1,
+            expires_in_days=9,
+            now_ms=1,
+        )
+        await write_keys(store, document, [sign(KEY, document, KEYS_CONTEXT)], [root])
+        await keeper.refresh()
+        after = keeper.current.apps["shop"]["upsell"]
+        assert (after.number, after.keys) == (1, version)
+        assert isinstance(after.news.keys, SignedKeys)
+        assert after.news.keys.document == document
+    await store.put_new("keys/shop/0000000003.json", b"{")
+    await keeper.refresh()
+    assert keeper.current.apps["shop"]["upsell"].keys == 2
+    assert list(keeper.damaged) == ["keys/shop/0000000003.json"]
 
 
 async def test_only_what_is_new_is_read(store: FlakyStore, keeper: SnapshotKeeper) -> None:

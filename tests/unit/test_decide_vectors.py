@@ -3,17 +3,18 @@
 import json
 import runpy
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 import pytest
 
+from gateway.client.keyring import Keyring, KeysCode, judge_keys
 from gateway.client.verify import verify
 from gateway.releases.decide import Decision, arm_of, bucket, decide
 from gateway.releases.rules import ModelRules, model_rules, read_rollout
-from schemas.releases import Arm, Catalogue, SignedCatalogue
+from schemas.releases import Arm, Catalogue, KeyList, SignedCatalogue
 from schemas.versions import parse_specifier, parse_version, satisfies
-from schemas.wire import Envelope, Signature
+from schemas.wire import Envelope, Signature, SignedKeys
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 VECTORS: Final = ROOT / "schemas" / "vectors"
@@ -31,7 +32,13 @@ def cases(name: str, part: str = "cases") -> list[Any]:
 
 @pytest.mark.parametrize(
     ("script", "name"),
-    [("catalogues", "catalogues"), ("offers", "offers"), ("offers", "buckets"), ("versions", "versions")],
+    [
+        ("catalogues", "catalogues"),
+        ("offers", "offers"),
+        ("offers", "buckets"),
+        ("versions", "versions"),
+        ("keys", "keys"),
+    ],
 )
 def test_the_file_is_what_its_script_makes(script: str, name: str) -> None:
     made = runpy.run_path(str(ROOT / "tests" / "vectors" / f"{script}.py"))
@@ -56,9 +63,30 @@ def test_a_catalogue_gets_its_verdict(case: Json) -> None:
     assert case["code"] in whole["codes"]
 
 
+@pytest.mark.parametrize("case", cases("keys"))
+def test_a_key_list_gets_its_verdict(case: Json) -> None:
+    roots = msgspec.convert(vectors("keys")["roots"], dict[str, bytes])
+    seen = None
+    if case["seen_version"]:
+        seen = KeyList(
+            app="shop",
+            version=case["seen_version"],
+            issued_at=0,
+            expires_at=1,
+            threshold=case["seen_threshold"],
+            keys=[],
+        )
+    signed = msgspec.convert({"document": case["document"], "signatures": case["signatures"]}, SignedKeys)
+    ring = Keyring(roots, case["threshold"], seen)
+    verdict = judge_keys(signed, ring, app="shop", now_ms=case["now_ms"])
+    assert verdict.code == case["code"]
+    assert (verdict.keys is not None) is (case["code"] == "ok")
+
+
 def test_every_verdict_has_a_vector() -> None:
     whole = vectors("catalogues")
     assert {case["code"] for case in whole["cases"]} == set(whole["codes"])
+    assert {case["code"] for case in vectors("keys")["cases"]} == set(get_args(KeysCode))
 
 
 @pytest.mark.parametrize("case", vectors("buckets")["buckets"])
