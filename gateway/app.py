@@ -105,6 +105,7 @@ def create_app(
     )
     metrics.watch("in_flight_bytes", "bytes of bodies in work", lambda: in_flight.bytes)
     metrics.watch("snapshot_age_seconds", "since the store was last read", lambda: snapshots.age_seconds)
+    metrics.watch("damaged_documents", "documents in the store that cannot be used", lambda: len(snapshots.damaged))
     metrics.watch("loop_stall_seconds", "longest wait for the event loop, last minutes", stalls.longest_seconds)
     metrics.watch("artifacts_kept_bytes", "artifacts held in memory", lambda: artifacts.kept.bytes)
     metrics.watch("batches_per_second", "batches sent by devices, last minute", lambda: flush.rate_per_second)
@@ -209,8 +210,9 @@ def _readyz(sink: Sink, snapshots: SnapshotKeeper) -> Handler:
     async def readyz(_: web.Request) -> web.Response:
         trouble = {"sink": sink.trouble(), "snapshots": snapshots.trouble()}
         ready = not any(trouble.values())
-        ages = {"snapshot_age_seconds": round(snapshots.age_seconds, 3)}
-        return _json({"ready": ready, "trouble": trouble, **ages}, 200 if ready else 503)
+        # What was there before a damaged document is in force, so it does not end readiness; `doctor` names them.
+        about = {"damaged_documents": len(snapshots.damaged), "snapshot_age_seconds": round(snapshots.age_seconds, 3)}
+        return _json({"ready": ready, "trouble": trouble, **about}, 200 if ready else 503)
 
     return readyz
 

@@ -79,6 +79,8 @@ def _document(body: bytes, encoding: str, caps: Caps) -> bytes:
         raise BatchTooLarge(f"the body inflates to {error}") from error
     except Damaged as error:
         raise MalformedBody(reasons.ENCODING_DAMAGED, str(error)) from error
+    if not document:
+        raise MalformedBody(reasons.NOT_JSON, "the body is empty")
     if not document.isascii():
         _check_utf8(document)
     if len(document) > _CROWD_BYTES and document.count(b",") > caps.batch_max_events * _VALUES_PER_EVENT:
@@ -100,13 +102,21 @@ def _event_by_event(document: bytes, caps: Caps) -> Decoded:
         count = _counted(len(batch.events), caps)
         refused = tuple(_refused(batch.events, _signal_counts(batch)))
     except msgspec.ValidationError as error:
-        raise MalformedBody(reasons.ENVELOPE_INVALID, str(error)) from error
+        raise MalformedBody(reasons.ENVELOPE_INVALID, _readable(str(error))) from error
     except ValueError as error:
         raise MalformedBody(reasons.NOT_JSON, str(error)) from error
     except RecursionError as error:
         raise MalformedBody(reasons.NESTED_TOO_DEEP, "nested too deep") from error
     batch.events.clear()
     return Decoded(batch, count, refused)
+
+
+def _readable(message: str) -> str:
+    """Say a broken pattern in words: an identity is the only part of an envelope that has one."""
+    field = _FIELD.search(message)
+    if field is None or "matching regex" not in message:
+        return message
+    return f"{field.group(1)}: a UUID in lower-case canonical form"
 
 
 def _refused(events: list[msgspec.Raw], counts: dict[str, int]) -> Iterable[Refused]:

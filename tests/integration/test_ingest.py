@@ -290,4 +290,5 @@ async def test_a_ready_gateway_says_so(gateway: Gateway) -> None:
     ready = await gateway.get("/readyz")
     assert (ready.status, ready.json["ready"], ready.json["trouble"]) == (200, True, {"sink": None, "snapshots": None})
     assert ready.json["snapshot_age_seconds"] >= 0
+    assert ready.json["damaged_documents"] == 0
     assert (await gateway.get("/healthz")).json == {"status": "ok"}

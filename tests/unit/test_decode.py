@@ -122,6 +122,16 @@ def test_the_detail_names_the_field() -> None:
     assert "$.seq" in caught.value.detail
 
 
+def test_an_identity_and_an_empty_body_are_refused_in_words() -> None:
+    with pytest.raises(MalformedBody) as caught:
+        judged(body_of(device="6F1C2A34-5B6D-4E7F-8A90-B1C2D3E4F506"))
+    assert caught.value.detail == "device: a UUID in lower-case canonical form"
+    for encoding, body in (("identity", b""), ("gzip", gzip.compress(b""))):
+        with pytest.raises(MalformedBody) as caught:
+            judged(body, encoding)
+        assert (caught.value.reason, caught.value.detail) == (reasons.NOT_JSON, "the body is empty")
+
+
 def test_a_detail_never_grows_with_what_it_quotes() -> None:
     with pytest.raises(MalformedBody) as caught:
         judged(body_of(have={"m": {"catalogue": 1, "use": "x" * 100_000}}))
