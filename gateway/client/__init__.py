@@ -7,7 +7,8 @@ The life of an event, and what is promised at each step:
 2. **Record** (`queue`, `storage`). The event and the count that it was produced are one transaction. *Every event
    produced is queued, delivered or counted as dropped, also after kill -9; a full disk costs counted events, no more.*
 3. **Flush** (`policy`, `timer`, `sender`). By count, age, background or lease, as the last reply said. *A batch is
-   fixed on disk before it is sent, and sent byte for byte until it is answered; one sender per device.*
+   fixed on disk before it is sent, and sent as that, dated anew each time, until it is answered; one sender per
+   device.*
 4. **Answer** (`transport`, `policy`). *A batch is forgotten only after the reply to it, or when the contract says so.*
 5. **Update** (`verify`, `updates`, `slot`, `kept`, `state`, `downloads`, `artifacts`). A reply may bring a signed
    catalogue and say what to use of it. *Nothing runs that is not listed, whole, and proven here; a release that kills

@@ -54,7 +54,7 @@ class Bundled:
 class Limits:
     """Bounds on what the client keeps and sends.
 
-    A frozen batch cannot be dropped (the gateway may have it already), so it holds at most half of the queue: the other
+    A frozen batch cannot make room (the gateway may have it already), so it holds at most half of the queue: the other
     half is always free for what is new.
     """
 
@@ -62,10 +62,13 @@ class Limits:
     queue_bytes: int = 1024 * 1024
     batch_events: int = 500
     batch_bytes: int = 512 * 1024
+    # From its first try. Below the days for which the warehouse knows a batch again (its retention, 90 by default).
+    batch_days: int = 30
     backoff_first_seconds: float = 30.0
     backoff_last_seconds: float = 3600.0
     retry_after_most_seconds: float = 86_400.0
     # Spreads devices that were woken at the same moment, by a push or by the clock.
     jitter_seconds: float = 2.0
     request_seconds: float = 30.0
-    reply_bytes: int = 4 * 1024 * 1024
+    # Four models of the most that a gateway sends inline, 1 MiB each, in base64, with their catalogues.
+    reply_bytes: int = 8 * 1024 * 1024

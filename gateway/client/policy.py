@@ -23,25 +23,30 @@ class Fate(Enum):
     WAIT = "wait"
 
 
+# By status and the code of the problem document: a status alone may be anybody's, a proxy's or a captive portal's.
 _FATES: Final = {
-    200: Fate.DELIVERED,
-    400: Fate.DROPPED,
-    401: Fate.LEASE,
-    403: Fate.LEASE,
-    413: Fate.SPLIT,
-    415: Fate.DROPPED,
+    (400, "malformed"): Fate.DROPPED,
+    (401, "unknown_key"): Fate.LEASE,
+    (403, "key_revoked"): Fate.LEASE,
+    (413, "too_large"): Fate.SPLIT,
+    (415, "unsupported_media"): Fate.DROPPED,
 }
-_DROP_REASONS: Final = {400: "malformed", 413: "too_large", 415: "unsupported_media"}
+TOO_OLD: Final = "too_old"
+_DAY_MS: Final = 86_400_000
 
 
-def fate_of(status: int) -> Fate:
-    """Say what an HTTP status means for the batch; 0 stands for no answer. What the contract does not name waits."""
-    return _FATES.get(status, Fate.WAIT)
+def fate_of(status: int, code: str) -> Fate:
+    """Say what a refusal means for the batch; what the contract does not name waits."""
+    return _FATES.get((status, code), Fate.WAIT)
 
 
-def drop_reason(status: int) -> str:
-    """Name the reason under which the ledger counts what a status made us drop."""
-    return _DROP_REASONS[status]
+def too_old(frozen_ms: int, now_ms: int, most_days: int) -> bool:
+    """Say whether a batch may not be sent any more.
+
+    The warehouse knows a batch again for as long as it keeps it: one that was stored then, and resent later than that,
+    would be stored twice. A clock that jumped that far has spoilt the times of the events anyway.
+    """
+    return now_ms - frozen_ms > most_days * _DAY_MS
 
 
 def read_retry_after(header: str | None, most_seconds: float) -> float:

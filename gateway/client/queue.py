@@ -1,8 +1,8 @@
 """The durable queue: every event produced is in it, sent, or counted as dropped, whenever the process is killed.
 
 * An event and the count that it was produced are one transaction; so are an event's loss and its count.
-* A batch is frozen (identity, number, exact bytes) on disk before it is sent, and resent byte for byte until it is
-  answered: the gateway can then tell a retry from a new batch.
+* A batch is frozen (identity, number, events) on disk before it is sent, and resent as that until it is answered: a
+  retry can then be told from a new batch.
 * Bounded by events and bytes: the oldest goes first, but never one that is frozen, since the gateway may have it.
 * Nothing here raises because of the disk while recording: what could not be written is counted, and the count is
   written with the next thing that can be.
@@ -29,17 +29,17 @@ _flush: Final = msgspec.json.Decoder(Flush)
 
 
 class Frozen(Struct, frozen=True):
-    """A batch as it is sent: the same bytes every time."""
+    """A batch that may have been sent: the same document every time, but for the time of sending."""
 
     batch: str
     seq: int
     last: int
     events: int
-    body: bytes
+    document: bytes
 
 
 class Contents(Struct, frozen=True):
-    """What goes into a batch's body."""
+    """What goes into a batch's document."""
 
     device: str
     batch: str
@@ -142,11 +142,11 @@ class Queue:
             device, seq = tx.execute("UPDATE device SET seq = seq + 1 RETURNING device, seq").fetchone()
             last = rows[-1][0] if rows else 0
             batch, bodies = str(uuid.uuid4()), [body for _, body in rows]
-            body = compose(Contents(device, batch, seq, self._ledger(tx), signals, bodies))
-            frozen = Frozen(batch, seq, last, len(rows), body)
+            document = compose(Contents(device, batch, seq, self._ledger(tx), signals, bodies))
+            frozen = Frozen(batch, seq, last, len(rows), document)
             tx.execute(
                 "INSERT INTO frozen (only, batch, seq, last, events, body) VALUES (1, ?, ?, ?, ?, ?)",
-                (frozen.batch, frozen.seq, frozen.last, frozen.events, frozen.body),
+                (frozen.batch, frozen.seq, frozen.last, frozen.events, frozen.document),
             )
         return frozen
 
@@ -160,7 +160,7 @@ class Queue:
             )
 
     def dropped(self, frozen: Frozen, reason: str) -> None:
-        """Give up a batch that the gateway will never take, and count its events. Raises `StorageFailed`."""
+        """Give up a batch that can never be sent, and count its events. Raises `StorageFailed`."""
         with self._storage.transaction() as tx:
             self._remove(tx, frozen)
             _count(tx, reason, frozen.events)

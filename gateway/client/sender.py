@@ -1,7 +1,8 @@
 """The flush: freeze, send, and do what the answer says, one batch at a time.
 
 * One flush at a time in this process (a lock) and on this device (a file lock): the queue is shared, the sender is not.
-* A batch leaves the disk only after a 200 to that very batch, or when the contract says to drop it, and then counted.
+* A batch leaves the disk only after a 200 to that very batch, or when the contract says to drop it, or when it is too
+  old to be known again; and then counted.
 * After a failure nothing is sent before the wait is over, however urgent; the wait survives a restart.
 """
 
@@ -17,12 +18,13 @@ from typing import Literal
 from gateway.client import policy
 from gateway.client.bundled import Limits
 from gateway.client.clock import Clock
+from gateway.client.envelope import Unreadable, made_at, sent_now
 from gateway.client.policy import FIRST_FLUSH, Fate
 from gateway.client.queue import Contents, Frozen, Queue
 from gateway.client.storage import Storage, StorageFailed
 from gateway.client.transport import Answer, Transport
 from gateway.client.updates import Updates
-from schemas.wire import Flush
+from schemas.wire import LAST_MILLISECOND, Flush
 
 logger = logging.getLogger(__name__)
 
@@ -120,24 +122,43 @@ class Sender:
                 return done
 
     async def _send(self, frozen: Frozen) -> Fate:
-        answer = await self._transport.send(frozen.batch, frozen.body)
-        fate = policy.fate_of(answer.status)
-        if answer.reply is not None:
-            self._most_events = min(self._whole_batch(), self._most_events * 2)
-            self.contact_ms, self.flush_policy = self._clock.now_ms(), answer.reply.flush
-            self._failures = 0
-            self._queue.delivered(frozen, self.contact_ms, self.flush_policy)
-            await self._updates.apply(answer.reply)
-        elif fate is Fate.SPLIT and frozen.events > 1:
+        try:
+            now_ms = min(max(self._clock.now_ms(), 0), LAST_MILLISECOND)
+            if policy.too_old(made_at(frozen.document), now_ms, self._limits.batch_days):
+                return self._drop(frozen, policy.TOO_OLD)
+            body = sent_now(frozen.document, now_ms)
+        except Unreadable:
+            return self._drop(frozen, "storage")
+        answer = await self._transport.send(frozen.batch, body)
+        if answer.delivered:
+            await self._delivered(frozen, answer)
+            return Fate.DELIVERED
+        fate = policy.fate_of(answer.status, answer.code)
+        if fate is Fate.SPLIT and frozen.events > 1:
             self._most_events = max(1, frozen.events // 2)
             self._queue.thaw(frozen)
         elif fate in (Fate.SPLIT, Fate.DROPPED):
-            logger.warning("the gateway will never take batch %s: status %d", frozen.batch, answer.status)
-            self._queue.dropped(frozen, policy.drop_reason(answer.status))
-            return Fate.DROPPED
+            return self._drop(frozen, answer.code)
         else:
             self._back_off(fate, answer)
         return fate
+
+    async def _delivered(self, frozen: Frozen, answer: Answer) -> None:
+        self._most_events = min(self._whole_batch(), self._most_events * 2)
+        self._failures = 0
+        self.contact_ms = self._clock.now_ms()
+        if answer.reply is not None:
+            self.flush_policy = answer.reply.flush
+        self._queue.delivered(frozen, self.contact_ms, self.flush_policy)
+        if answer.reply is None:
+            self._updates.unreadable()
+        else:
+            await self._updates.apply(answer.reply)
+
+    def _drop(self, frozen: Frozen, reason: str) -> Fate:
+        logger.warning("batch %s with %d events is given up: %s", frozen.batch, frozen.events, reason)
+        self._queue.dropped(frozen, reason)
+        return Fate.DROPPED
 
     def _back_off(self, fate: Fate, answer: Answer) -> None:
         self._failures += 1

@@ -7,9 +7,11 @@
   its rows in memory and sends nothing under a made-up identity.
 """
 
+import gzip
 import logging
 import sqlite3
 import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Final
 
 logger = logging.getLogger(__name__)
 
-VERSION: Final = 2
+VERSION: Final = 3
 # How long a prediction may wait for another process of the app that is committing.
 _BUSY_SECONDS: Final = 0.5
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -45,8 +47,11 @@ CREATE TABLE frozen (
 ) STRICT;
 CREATE TABLE models (model TEXT PRIMARY KEY, state BLOB NOT NULL) STRICT, WITHOUT ROWID;
 """
-# What each version adds to the one before.
-_ADDED: Final = {2: "CREATE TABLE trust (only INTEGER PRIMARY KEY CHECK (only = 1), keys BLOB NOT NULL) STRICT"}
+# What each version changes in the one before.
+_ADDED: Final = {
+    2: "CREATE TABLE trust (only INTEGER PRIMARY KEY CHECK (only = 1), keys BLOB NOT NULL) STRICT",
+    3: "UPDATE frozen SET body = unpacked(body)",  # a batch was kept compressed, as it was sent
+}
 
 
 class StorageFailed(Exception):
@@ -180,6 +185,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
+    connection.create_function("unpacked", 1, _unpacked, deterministic=True)
     connection.execute("BEGIN IMMEDIATE")  # two processes may come first at once
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
@@ -195,3 +201,10 @@ def _prepare(connection: sqlite3.Connection) -> None:
             connection.execute(_ADDED[added])
         connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
+
+
+def _unpacked(body: bytes) -> bytes:
+    try:
+        return gzip.decompress(body)
+    except (OSError, EOFError, zlib.error):  # raised, it would keep the file from ever being opened
+        return b""

@@ -1,11 +1,15 @@
-"""One request to the gateway: the body as it was frozen, the answer as it came.
+"""One request to the gateway: the body as it is given, the answer as it came.
 
 * No answer at all is an answer with status 0: the batch then waits, like after any status the contract does not name.
+* A status counts only with the contract's word for it: proxies and captive portals have statuses of their own.
 * A redirect is not followed: it would carry the app key to a stranger.
+* That a batch has arrived is read apart from the news: news that cannot be read must not make a device resend what is
+  stored, to be told the same again.
 """
 
 import gzip
 import logging
+import re
 from typing import Final
 
 import aiohttp
@@ -16,13 +20,40 @@ from schemas.wire import Reply
 
 logger = logging.getLogger(__name__)
 
+_PROBLEM_TYPE: Final = "application/problem+json"
+_PROBLEM_BYTES: Final = 16 * 1024
 _reply: Final = msgspec.json.Decoder(Reply)
+# A gateway writes these two first, so that they can be read of a reply that is too long or damaged further on.
+_BEGINNING: Final = re.compile(rb'\s*\{\s*"batch"\s*:\s*"([0-9a-f-]{36})"\s*,\s*"accepted"\s*:\s*[0-9]+\s*[,}]')
+
+
+class Receipt(Struct, frozen=True):
+    """The part of a reply that says what has arrived."""
+
+    batch: str
+    accepted: int
+
+
+class Refusal(Struct, frozen=True):
+    """The part of a problem document that a device goes by."""
+
+    code: str
+
+
+_receipt: Final = msgspec.json.Decoder(Receipt)
+_refusal: Final = msgspec.json.Decoder(Refusal)
 
 
 class Answer(Struct, frozen=True):
-    """A status and, for 200, the reply; for the others, the wait that was asked for."""
+    """What came back.
+
+    * `delivered`: the gateway has this very batch. `reply` is what it says besides, where that can be read.
+    * `code` is the contract's word for a refusal, empty when it came from somebody else.
+    """
 
     status: int
+    code: str = ""
+    delivered: bool = False
     reply: Reply | None = None
     retry_after: str | None = None
 
@@ -58,24 +89,57 @@ class Transport:
                 self._url, data=body, headers=self._headers, timeout=self._timeout, allow_redirects=False
             ) as response:
                 if response.status != 200:
-                    return Answer(response.status, None, response.headers.get("Retry-After"))
-                text = await read_at_most(response, self._reply_bytes)
+                    return await _refused(response)
+                text = await _beginning_of(response, self._reply_bytes + 1)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             logger.info("no answer from the gateway: %r", error)
             return NO_ANSWER
-        try:
-            reply = _reply.decode(text)
-        except (ValueError, RecursionError):
-            logger.warning("a 200 that is not a reply")
-            return NO_ANSWER
-        return Answer(200, reply) if reply.batch == batch else NO_ANSWER
+        return _judge(batch, text, whole=len(text) <= self._reply_bytes)
 
 
 async def read_at_most(response: aiohttp.ClientResponse, most: int) -> bytes:
     """Return the body. Raises ValueError for a longer one."""
-    text = b""
+    text = await _beginning_of(response, most + 1)
+    if len(text) > most:
+        raise ValueError(f"a reply of more than {most} bytes")
+    return text
+
+
+async def _beginning_of(response: aiohttp.ClientResponse, most: int) -> bytes:
+    text = bytearray()
     async for chunk in response.content.iter_any():
         text += chunk
-        if len(text) > most:
-            raise ValueError(f"a reply of more than {most} bytes")
-    return text
+        if len(text) >= most:
+            break
+    return bytes(text[:most])
+
+
+async def _refused(response: aiohttp.ClientResponse) -> Answer:
+    code = ""
+    if response.content_type == _PROBLEM_TYPE:
+        try:
+            code = _refusal.decode(await read_at_most(response, _PROBLEM_BYTES)).code
+        except (aiohttp.ClientError, OSError, ValueError, RecursionError):
+            logger.info("status %d with a problem that cannot be read", response.status)
+    return Answer(response.status, code, retry_after=response.headers.get("Retry-After"))
+
+
+def _judge(batch: str, text: bytes, *, whole: bool) -> Answer:
+    """Read a 200: first whether this batch has arrived, then what else it says."""
+    if _acknowledged(text) != batch:
+        logger.warning("a 200 that is not a reply to the batch")
+        return NO_ANSWER
+    try:
+        return Answer(200, delivered=True, reply=_reply.decode(text) if whole else None)
+    except (ValueError, RecursionError) as error:
+        logger.warning("the batch has arrived, but what else the reply says cannot be read: %s", error)
+        return Answer(200, delivered=True)
+
+
+def _acknowledged(text: bytes) -> str | None:
+    """Return the batch that a reply acknowledges."""
+    try:
+        return _receipt.decode(text).batch
+    except (ValueError, RecursionError):
+        found = _BEGINNING.match(text)
+        return None if found is None else found.group(1).decode()

@@ -51,6 +51,11 @@ class Updates:
             if slot.kept.differs(text):
                 slot.restore(text)
 
+    def unreadable(self) -> None:
+        """Say once in a session that there is news that this device cannot read."""
+        for slot in self._slots.values():
+            slot.kept.report(0, "news_unreadable")
+
     async def apply(self, reply: Reply) -> None:
         """Accept and obey what a reply says about the models that this app has."""
         now_ms = likely_now(self._ground.now_ms(), reply.server_time)

@@ -12,6 +12,7 @@ from gateway.client.policy import (
     fate_of,
     read_retry_after,
     should_call,
+    too_old,
     wait_after,
 )
 
@@ -19,26 +20,33 @@ DAY = 86_400.0
 
 
 @pytest.mark.parametrize(
-    ("status", "fate"),
+    ("status", "code", "fate"),
     [
-        (200, Fate.DELIVERED),
-        (400, Fate.DROPPED),
-        (401, Fate.LEASE),
-        (403, Fate.LEASE),
-        (413, Fate.SPLIT),
-        (415, Fate.DROPPED),
-        (429, Fate.WAIT),
-        (503, Fate.WAIT),
-        (0, Fate.WAIT),
-        (204, Fate.WAIT),
-        (301, Fate.WAIT),
-        (404, Fate.WAIT),
-        (422, Fate.WAIT),
-        (500, Fate.WAIT),
+        (400, "malformed", Fate.DROPPED),
+        (401, "unknown_key", Fate.LEASE),
+        (403, "key_revoked", Fate.LEASE),
+        (413, "too_large", Fate.SPLIT),
+        (415, "unsupported_media", Fate.DROPPED),
+        (429, "slow_down", Fate.WAIT),
+        (503, "unavailable", Fate.WAIT),
+        (0, "", Fate.WAIT),
+        (200, "", Fate.WAIT),
+        (400, "", Fate.WAIT),
+        (400, "too_large", Fate.WAIT),
+        (401, "", Fate.WAIT),
+        (413, "", Fate.WAIT),
+        (422, "malformed", Fate.WAIT),
+        (500, "internal", Fate.WAIT),
     ],
 )
-def test_a_status_means_what_the_contract_says_and_otherwise_to_wait(status: int, fate: Fate) -> None:
-    assert fate_of(status) is fate
+def test_a_refusal_means_what_the_contract_says_and_otherwise_to_wait(status: int, code: str, fate: Fate) -> None:
+    assert fate_of(status, code) is fate
+
+
+def test_a_batch_is_too_old_only_past_its_days() -> None:
+    assert not too_old(1000, 1000 + 30 * 86_400_000, 30)
+    assert too_old(1000, 1001 + 30 * 86_400_000, 30)
+    assert not too_old(10**12, 0, 30), "a clock that went back makes nothing old"
 
 
 @pytest.mark.parametrize(

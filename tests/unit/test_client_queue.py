@@ -1,5 +1,6 @@
 """The queue's promises on a real SQLite file: bounded, durable, and every event accounted for."""
 
+import gzip
 import sqlite3
 import tempfile
 from collections import Counter
@@ -28,7 +29,7 @@ def compose(contents: Contents) -> bytes:
 
 
 def events_in(frozen: Frozen) -> list[int]:
-    contents = msgspec.json.decode(frozen.body, type=Contents)
+    contents = msgspec.json.decode(frozen.document, type=Contents)
     return [msgspec.json.decode(event)["id"] for event in contents.events]
 
 
@@ -101,7 +102,7 @@ def test_a_batch_is_cut_where_it_grows_too_heavy(storage: Storage) -> None:
         queue.predicted(prediction(), ["a"])
     frozen = queue.freeze(compose, 100)
     assert 0 < frozen.events < 30
-    assert sum(map(len, msgspec.json.decode(frozen.body, type=Contents).events)) <= 1000
+    assert sum(map(len, msgspec.json.decode(frozen.document, type=Contents).events)) <= 1000
 
 
 def test_a_second_outcome_does_not_replace_the_first(storage: Storage) -> None:
@@ -126,7 +127,7 @@ def test_a_full_disk_is_counted_and_confessed_when_there_is_room_again(storage: 
     assert dropped >= 3
     storage._connection.execute("PRAGMA max_page_count = 1000000")
     queue.predicted(prediction(), ["a"])
-    contents = msgspec.json.decode(queue.freeze(compose, 1000).body, type=Contents)
+    contents = msgspec.json.decode(queue.freeze(compose, 1000).document, type=Contents)
     assert contents.ledger.dropped == {"disk_full": dropped}
     assert contents.ledger.produced == len(contents.events) + dropped
 
@@ -168,6 +169,21 @@ def test_a_file_of_a_newer_client_is_set_aside(tmp_path: Path) -> None:
     storage.close()
 
 
+@pytest.mark.parametrize("body", [gzip.compress(b'{"seq":7}'), b"not gzip"])
+def test_a_batch_that_an_older_client_kept_compressed_is_unpacked(tmp_path: Path, body: bytes) -> None:
+    Storage(tmp_path).close()
+    with sqlite3.connect(tmp_path / "device.db") as file:
+        file.execute("INSERT INTO frozen VALUES (1, 'b', 7, 0, 0, ?)", (body,))
+        file.execute("PRAGMA user_version = 2")
+    file.close()
+    storage = Storage(tmp_path)
+    frozen = Queue(storage, Limits()).frozen()
+    assert storage.kept
+    assert frozen is not None
+    assert (frozen.seq, frozen.document) == (7, b'{"seq":7}' if body != b"not gzip" else b"")
+    storage.close()
+
+
 def test_damage_that_shows_while_running_costs_what_was_kept_and_not_the_app(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
     queue = Queue(storage, Limits())
@@ -182,7 +198,7 @@ def test_damage_that_shows_while_running_costs_what_was_kept_and_not_the_app(tmp
     storage._connection.execute("PRAGMA cache_size = 0")
     results = [queue.predicted(prediction(), ["a"]) for _ in range(20)]
     assert results[-1][0] > 0
-    assert msgspec.json.decode(queue.freeze(compose, 5).body, type=Contents).signals == {"upsell": ["a"]}
+    assert msgspec.json.decode(queue.freeze(compose, 5).document, type=Contents).signals == {"upsell": ["a"]}
     assert queue.ledger().produced >= 20
     storage.close()
 

@@ -21,9 +21,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.client import Bundled, Client, Limits
 from gateway.client.runtimes import BadModel, PredictionFailed
+from gateway.decode import Caps, decode
 from schemas.releases import CATALOGUE_CONTEXT, Catalogue, Download, Parameters, Probe, Release
 from schemas.wire import Batch, CatalogueNews, Flush, Reply, Signature, Use
 
+CODES = {400: "malformed", 401: "unknown_key", 403: "key_revoked", 413: "too_large", 415: "unsupported_media"}
+CAPS = Caps(inflated_max_bytes=8 * 1024 * 1024, batch_max_events=1000)
 START_MS = 1_795_334_400_000
 DAY_MS = 86_400_000
 
@@ -222,6 +225,14 @@ class Gateway:
         )
         return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
 
+    @staticmethod
+    def problem(status: int, code: str = "", **headers: str) -> Callable[[Batch], web.StreamResponse]:
+        """Return an answer that refuses, in the contract's words unless told otherwise."""
+        body = msgspec.json.encode({"title": "as told", "status": status, "code": code or CODES.get(status, "as_told")})
+        return lambda batch: web.Response(
+            status=status, body=body, content_type="application/problem+json", headers=headers
+        )
+
     async def _post(self, request: web.Request) -> web.StreamResponse:
         assert request.headers["Authorization"] == "Bearer shop.secret"
         assert request.headers["Content-Type"] == "application/json"
@@ -231,6 +242,7 @@ class Gateway:
             self.cut_next = False
             assert request.transport is not None
             request.transport.close()
+        assert not decode(body, request.headers["Content-Encoding"], CAPS).refused, "the gateway takes it whole"
         batch = msgspec.json.decode(gzip.decompress(body), type=Batch)
         if self.before_answer is not None:
             await self.before_answer()
@@ -238,7 +250,7 @@ class Gateway:
         if answer is not None:
             return answer(batch)
         if len(batch.events) > self.most_events:
-            return problem(413)(batch)
+            return self.problem(413)(batch)
         return self.reply(batch)
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
@@ -260,10 +272,6 @@ def partial(request: web.Request, data: bytes) -> web.Response:
         headers["Content-Range"] = f"bytes {begin}-{len(data) - 1}/{len(data)}"
         return web.Response(status=206, body=data[begin:], headers=headers)
     return web.Response(body=data, headers=headers)
-
-
-def problem(status: int, **headers: str) -> Callable[[Batch], web.StreamResponse]:
-    return lambda batch: web.json_response({"code": "as_told"}, status=status, headers=headers)
 
 
 class World:

@@ -15,16 +15,11 @@ from gateway.client import Bundled, Limits
 from schemas.releases import Parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from schemas.wire import Batch
     from tests.integration.client.conftest import World
 
 SIGNALS = {"battery": 0.5, "charging": 1.0}
-
-
-def problem(status: int, **headers: str) -> Callable[[Batch], web.StreamResponse]:
-    return lambda batch: web.json_response({"code": "as_told"}, status=status, headers=headers)
+DAY_SECONDS = 86_400
 
 
 async def test_a_batch_carries_what_the_contract_says(world: World) -> None:
@@ -144,8 +139,8 @@ async def test_a_launch_calls_only_when_something_waits_or_the_lease_is_over(wor
 
 
 @pytest.mark.parametrize("status", [429, 503, 500, 404, 302, 408])
-async def test_a_refusal_that_may_pass_keeps_the_batch_and_resends_it_byte_for_byte(world: World, status: int) -> None:
-    world.gateway.answers = [problem(status, **{"Retry-After": "120"})]
+async def test_a_refusal_that_may_pass_keeps_the_batch_and_resends_it(world: World, status: int) -> None:
+    world.gateway.answers = [world.gateway.problem(status, **{"Retry-After": "120"})]
     client = await world.open()
     client.predict("upsell", SIGNALS)
     assert await client.flush() == "kept"
@@ -154,17 +149,50 @@ async def test_a_refusal_that_may_pass_keeps_the_batch_and_resends_it_byte_for_b
     assert await client.flush() == "waiting"
     world.clock.turn(0.2)
     assert await client.flush() == "sent"
-    first, second, third = world.gateway.bodies
-    assert first == second
+    first, second, third = world.gateway.batches
+    assert second == msgspec.structs.replace(first, sent_at=second.sent_at)
+    assert [first.seq, second.seq, third.seq] == [1, 1, 2]
+    assert len(third.events) == 1
+
+
+async def test_a_retry_says_when_it_is_sent_so_that_its_events_are_dated_right(world: World) -> None:
+    world.gateway.answers = [world.gateway.problem(503)]
+    client = await world.open()
+    client.predict("upsell", SIGNALS)
+    happened_ms = world.clock.now_ms()
+    world.clock.turn(60)
+    assert await client.flush() == "kept"
+    world.clock.turn(6 * 3600)
+    assert await client.flush() == "sent"
+    received_ms = world.clock.now_ms() + 7_000_000  # the device's clock is behind
+    batch = world.gateway.batches[-1]
+    [event] = batch.events
+    assert event.t + received_ms - batch.sent_at == happened_ms + 7_000_000
+
+
+async def test_a_batch_that_the_warehouse_may_have_forgotten_is_dropped_and_counted(world: World) -> None:
+    async with world.client() as client:
+        client.predict("upsell", SIGNALS)
+        client.predict("upsell", SIGNALS)
+        world.gateway.cut_next = True
+        assert await client.flush() == "kept"
+    world.clock.turn(30 * DAY_SECONDS)
+    client = await world.open()
+    world.gateway.cut_next = True
+    await client.background()  # flushes, and lets only this test flush from now on
+    assert len(world.gateway.bodies) == 2, "thirty days are not too many"
+    client.predict("upsell", SIGNALS)
+    world.clock.turn(DAY_SECONDS)
+    assert await client.flush() == "dropped"
     assert [batch.seq for batch in world.gateway.batches] == [1, 1, 2]
-    assert len(world.gateway.batches[2].events) == 1
-    assert third != second
+    assert world.gateway.batches[-1].ledger.dropped == {"too_old": 2}
+    assert [len(batch.events) for batch in world.gateway.batches] == [2, 2, 1]
 
 
 @pytest.mark.parametrize("status", [302, 307, 308])
 async def test_a_redirect_is_not_followed_with_the_app_key(world: World, status: int) -> None:
     world.gateway.answers = [
-        problem(status, Location=f"{world.url}{'v1/batches' if status > 302 else 'artifacts/elsewhere'}")
+        world.gateway.problem(status, Location=f"{world.url}{'v1/batches' if status > 302 else 'artifacts/elsewhere'}")
     ]
     client = await world.open()
     assert await client.flush() == "kept"
@@ -173,7 +201,7 @@ async def test_a_redirect_is_not_followed_with_the_app_key(world: World, status:
 
 
 async def test_the_wait_and_the_frozen_batch_survive_a_restart(world: World) -> None:
-    world.gateway.answers = [problem(503, **{"Retry-After": "120"})]
+    world.gateway.answers = [world.gateway.problem(503, **{"Retry-After": "120"})]
     async with world.client() as client:
         client.predict("upsell", SIGNALS)
         await client.flush()
@@ -182,7 +210,7 @@ async def test_the_wait_and_the_frozen_batch_survive_a_restart(world: World) -> 
     assert client.status().wait_seconds == pytest.approx(120, abs=1)
     world.clock.turn(121)
     assert await client.flush() == "sent"
-    assert world.gateway.bodies[0] == world.gateway.bodies[1]
+    assert len({(batch.batch, batch.seq) for batch in world.gateway.batches}) == 1
 
 
 async def test_no_answer_backs_off_with_full_jitter(world: World) -> None:
@@ -219,9 +247,66 @@ async def test_a_200_that_is_not_the_reply_deletes_nothing(world: World, body: b
     assert client.status().queued_events == 1
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b'"flush":{"events":1,"seconds":1,"lease_seconds":1}}',
+        b'"server_time":1}',
+        b'"server_time":1,"flush":{"events":1,"seconds":1,"lease_seconds":1},"use":{"upsell":-1}}',
+        b'"server_time":1,"flush":{"events":1,"seconds":1,"lease_seconds":1},"inline":{"a":"?"}}',
+        b'"server_time":1,"flush":{"events":1,"seconds":1,"lease_seconds":1},"catalogues":' + b"[" * 100_000,
+        b'"server_time":1,"flush":{"events":1,"seconds":1,"lease_seconds":1},"inline":{"a":"'
+        + b"A" * 9_000_000
+        + b'"}}',
+    ],
+    ids=["no time", "no policy", "use", "inline", "deep", "too long"],
+)
+async def test_news_that_cannot_be_read_never_makes_a_device_resend_what_is_stored(world: World, rest: bytes) -> None:
+    def answer(batch: Batch) -> web.Response:
+        world.gateway.stored[batch.batch] = batch
+        return web.Response(body=f'{{"batch":"{batch.batch}","accepted":1,'.encode() + rest)
+
+    world.gateway.answers = [answer, answer]
+    client = await world.open()
+    for _ in range(2):
+        client.predict("upsell", SIGNALS)
+        assert await client.flush() == "sent"
+    assert client.status().wait_seconds == 0
+    await client.flush()
+    assert [batch.seq for batch in world.gateway.batches] == [1, 2, 3]
+    assert world.gateway.steps() == [(0, "failed", "news_unreadable")], "said once in a session"
+    assert world.gateway.batches[-1].ledger.dropped == {}
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 413, 415])
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("text/plain", b"Bad Request"),
+        ("text/html", b"<html>Sign in</html>"),
+        ("application/json", b'{"code":"malformed"}'),
+        ("application/problem+json", b'{"title":"Bad Request"}'),
+        ("application/problem+json", b'{"code":"blocked_by_waf"}'),
+        ("application/problem+json", b"{" * 20_000),
+    ],
+    ids=["text", "portal", "json", "no code", "another code", "long"],
+)
+async def test_what_a_stranger_refuses_is_kept(world: World, status: int, kind: str, body: bytes) -> None:
+    world.gateway.answers = [lambda batch: web.Response(status=status, body=body, content_type=kind)]
+    client = await world.open()
+    client.predict("upsell", SIGNALS)
+    client.predict("upsell", SIGNALS)
+    assert await client.flush() == "kept"
+    assert client.status().wait_seconds <= 30, "not a lease: it was not about the key"
+    world.clock.turn(31)
+    assert await client.flush() == "sent"
+    assert [len(batch.events) for batch in world.gateway.batches] == [2, 2]
+    assert client.ledger.dropped == {}
+
+
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_refused_key_keeps_the_batch_and_waits_one_lease(world: World, status: int) -> None:
-    world.gateway.answers = [problem(status)]
+    world.gateway.answers = [world.gateway.problem(status)]
     client = await world.open()
     client.predict("upsell", SIGNALS)
     assert await client.flush() == "kept"
@@ -233,7 +318,7 @@ async def test_a_refused_key_keeps_the_batch_and_waits_one_lease(world: World, s
 
 @pytest.mark.parametrize(("status", "reason"), [(400, "malformed"), (415, "unsupported_media")])
 async def test_a_batch_that_will_never_be_taken_is_dropped_and_counted(world: World, status: int, reason: str) -> None:
-    world.gateway.answers = [problem(status)]
+    world.gateway.answers = [world.gateway.problem(status)]
     client = await world.open()
     client.predict("upsell", SIGNALS)
     client.predict("upsell", SIGNALS)
