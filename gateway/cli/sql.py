@@ -1,9 +1,15 @@
 """`backhaul sql`: ask the warehouse anything, change nothing."""
 
+import re
 from argparse import Namespace
+from typing import Final
 
+from gateway.cli.failures import Misused
 from gateway.cli.options import Nouns, add_command, configuration
-from gateway.cli.printing import show_table
+from gateway.cli.printing import note, show_table
+
+# The client chooses the format in which the answer travels; a second one in the statement breaks it.
+_FORMAT: Final = re.compile(r"\sFORMAT\s+\w+\Z", re.IGNORECASE)
 
 
 def register(nouns: Nouns) -> None:
@@ -15,6 +21,18 @@ def register(nouns: Nouns) -> None:
 def _sql(arguments: Namespace) -> int:
     from gateway.cli.warehouse import ask
 
-    answer = ask(configuration(arguments), lambda client: client.query(arguments.query.strip().rstrip(";")))
+    query = statement(arguments.query)
+    answer = ask(configuration(arguments), lambda client: client.query(query))
     show_table(arguments, answer.column_names, answer.result_rows, "no rows")
     return 0
+
+
+def statement(text: str) -> str:
+    """Return the statement without what the client adds itself. Raises `Misused` where there is none."""
+    bare = text.strip().rstrip(";").rstrip()
+    if not bare:
+        raise Misused("the query is empty: say what to SELECT")
+    query = _FORMAT.sub("", bare)
+    if query != bare:
+        note("FORMAT is left out: the answer is a table here, and JSON with --json")
+    return query

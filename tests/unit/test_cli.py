@@ -13,6 +13,7 @@ from gateway.cli import main
 from gateway.cli.failures import one_line
 from gateway.cli.options import this_command
 from gateway.cli.printing import as_json, moment, show, show_table
+from gateway.cli.sql import statement
 
 NOUNS = ("serve", "app", "key", "release", "report", "sql", "fleet", "demo", "doctor", "consume")
 
@@ -122,3 +123,18 @@ def test_the_running_program_can_be_pasted_into_a_shell(tmp_path: Path, monkeypa
     assert shlex.split(this_command()) == [str(program)]
     monkeypatch.setattr(sys, "argv", ["gateway/cli/__main__.py"])
     assert shlex.split(this_command()) == [sys.executable, "-P", "-m", "gateway.cli"]
+
+
+@pytest.mark.parametrize("text", ["SELECT 1", " SELECT 1 ; ", "SELECT 1 FORMAT JSON", "SELECT 1\nformat Pretty;"])
+def test_a_statement_loses_what_the_client_adds_itself(text: str) -> None:
+    assert statement(text) == "SELECT 1"
+
+
+def test_a_word_that_only_looks_like_a_format_stays() -> None:
+    for text in ("SELECT format FROM formats", "SELECT ' FORMAT JSON'"):
+        assert statement(text) == text
+
+
+def test_an_empty_statement_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sql", " ; "]) == 2
+    assert "the query is empty" in capsys.readouterr().err
