@@ -32,14 +32,15 @@ _BEGINS_SECONDS: Final = DAY_SECONDS + 11 * HOUR_SECONDS
 # All devices at once, since they share a gateway: a kilobyte or so each. Fewer, and their peaks are accidents.
 LEAST_DEVICES: Final = 100_000
 MOST_DEVICES: Final = 300_000
-_AFTER_SECONDS: Final = 12 * HOUR_SECONDS
+_AFTER_SECONDS: Final = 24 * HOUR_SECONDS
 _TICK_SECONDS: Final = 10.0
 # Five minutes of 100,000 devices are a thousand requests, so a peak is no accident of the dice.
 _PEAK_BINS: Final = 5
 _STEADY_BINS: Final = 60
 # The budget that an operator sets: a little above what the fleet does at its busiest.
 _BUDGET_OVER_BUSIEST: Final = 1.02
-# A device that has been opened with network again and again for so long without being heard is starving.
+# A device that was opened with network so often, over so long, without being heard is starving.
+_PATIENCE_SESSIONS: Final = 3
 _PATIENCE_SECONDS: Final = 2 * HOUR_SECONDS
 
 
@@ -156,7 +157,7 @@ def _sessions_until_heard(lives: Lives, workload: Workload, fleet: Fleet) -> tup
     first, last = np.full(lives.devices, np.inf), np.full(lives.devices, -np.inf)
     np.minimum.at(first, who, at)
     np.maximum.at(last, who, at)
-    starving = ~np.isfinite(fleet.told_at) & (tries > 0) & (last - first > _PATIENCE_SECONDS)
+    starving = ~np.isfinite(fleet.told_at) & (tries >= _PATIENCE_SESSIONS) & (last - first > _PATIENCE_SECONDS)
     return tries[heard], int(starving.sum())
 
 

@@ -45,6 +45,7 @@ def _bars(axes: Axes, reports: Mapping[str, PolicyReport], figure: str, title: s
     values = [getattr(report, figure) for report in reports.values()]
     bars = axes.barh(list(reports), values)
     axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.margins(x=0.12)
     axes.invert_yaxis()
     axes.set_xlabel(title)
 
