@@ -1,6 +1,7 @@
 """Decide who may send, and take the body in without holding more than agreed.
 
 * The app key is judged first, by a look-up of its hash; nobody is told about media types before their name is known.
+* A device whose key is unknown is silent for a lease, so that is said only when the store, asked now, does not know it.
 * Length, media type and encoding are judged before a byte of the body is read.
 * Bytes count as in flight when they arrive, not when they are announced: a sender that stalls holds only what it sent.
 """
@@ -8,17 +9,30 @@
 import asyncio
 import hashlib
 import random
+import re
 from typing import Final, Self
 
 from aiohttp import StreamReader, hdrs, web
 from aiohttp.web_protocol import RequestPayloadError
 from msgspec import Struct
 
-from gateway.problems import BatchTooLarge, KeyRevoked, SlowDown, UnknownKey, UnsupportedMedia, spread
+from gateway.problems import (
+    BatchTooLarge,
+    KeyRevoked,
+    ServiceUnavailable,
+    SlowDown,
+    UnknownKey,
+    UnsupportedMedia,
+    spread,
+)
 from gateway.releases.snapshot import SnapshotKeeper
 from schemas.encoding import ENCODINGS
 
 _SCHEME: Final = "bearer "
+# An app's name and 256 random bits; what looks otherwise is nowhere in the store.
+_KEY: Final = re.compile(r"([a-z0-9][a-z0-9_-]{0,63})\.[A-Za-z0-9_-]{43}", re.ASCII)
+# How long an unknown key waits for the store.
+_ASK_SECONDS: Final = 5.0
 _MEDIA_TYPE: Final = "application/json"
 # An upload of the largest body over a bad mobile link; past it, the connection is better given to somebody else.
 READ_SECONDS: Final = 60.0
@@ -102,6 +116,24 @@ class Gate:
         self._in_flight.check(announced_bytes)
         return Admitted(app, encoding)
 
+    async def admit_after_all(self, request: web.Request, unknown: UnknownKey) -> Admitted:
+        """Judge again with what the store says now, since a key may be new. Raises as `admit`, or `ServiceUnavailable`
+        where the store does not say."""
+        match = _KEY.fullmatch(_key_of(request.headers.get(hdrs.AUTHORIZATION, "")))
+        if match is None:
+            raise unknown
+        try:
+            async with asyncio.timeout(_ASK_SECONDS):
+                await self._snapshots.refreshed()
+            return self.admit(request)
+        except (TimeoutError, UnknownKey) as error:
+            asked = isinstance(error, UnknownKey) and self._snapshots.trouble() is None
+            if asked and match.group(1) not in self._snapshots.unread:
+                raise
+            raise ServiceUnavailable(
+                "the store does not say whose key this is", self._in_flight.wait_seconds()
+            ) from None
+
     async def read(self, request: web.Request, hold: Hold) -> bytes:
         """Read the body, chunked or not. Raises `BatchTooLarge` or `SlowDown`.
 
@@ -131,9 +163,9 @@ class Gate:
         return bytes(body)
 
     def _app_of(self, authorization: str) -> str:
-        if authorization[: len(_SCHEME)].lower() != _SCHEME:
+        key = _key_of(authorization)
+        if not key:
             raise UnknownKey("Authorization must be: Bearer <app key>")
-        key = authorization[len(_SCHEME) :].strip()
         # Header bytes that are no UTF-8 arrive as surrogates.
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
         holder = self._snapshots.current.keys.get(digest)
@@ -146,3 +178,9 @@ class Gate:
     def _check_length(self, length_bytes: int) -> None:
         if length_bytes > self._body_max_bytes:
             raise BatchTooLarge(f"the body may have {self._body_max_bytes} bytes")
+
+
+def _key_of(authorization: str) -> str:
+    """Return the key that the header holds; nothing where it is no Bearer's."""
+    is_bearer = authorization[: len(_SCHEME)].lower() == _SCHEME
+    return authorization[len(_SCHEME) :].strip() if is_bearer else ""

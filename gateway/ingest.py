@@ -24,7 +24,7 @@ from gateway.decode import Caps, Decoded, decode
 from gateway.flush import FlushControl
 from gateway.log_bounds import LETTER_CHARACTERS, LETTERS_CHARACTERS
 from gateway.metrics import Metrics
-from gateway.problems import MalformedBody, ServiceUnavailable, SlowDown, spread
+from gateway.problems import MalformedBody, ServiceUnavailable, SlowDown, UnknownKey, spread
 from gateway.publish import Sink, Unavailable
 from gateway.releases.decide import Decision, decide
 from gateway.releases.snapshot import SnapshotKeeper
@@ -74,7 +74,10 @@ class Ingest:
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer one batch. Raises `RequestFailed`."""
-        admitted = self._gate.admit(request)
+        try:
+            admitted = self._gate.admit(request)
+        except UnknownKey as unknown:
+            admitted = await self._gate.admit_after_all(request, unknown)
         self._keep_to_budget()
         with self._in_flight.hold() as hold:
             body = await self._gate.read(request, hold)

@@ -5,12 +5,15 @@
 * A document that cannot be read is logged, and the last good one of its series stays: one bad app never blocks another.
 * When the store fails, the last good snapshot stays, with its age and the trouble in words.
 * A series that a listing leaves out stays as it was: documents are only ever added.
+* What an unread document may hold is not denied: whether a key is unknown can be said only of an app whose newest
+  document was read (`unread`), and only by a look at the store that began after the question (`refreshed`).
 """
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from typing import Final
@@ -38,6 +41,8 @@ _log = logging.getLogger(__name__)
 _LONGEST_REFRESH_SECONDS: Final = 60.0
 # Enough to hide an object store's round trip at the first read, few enough not to be throttled.
 _READS_AT_ONCE: Final = 16
+# Questions about keys that nobody made must not become as many listings of the store.
+_BETWEEN_ASKED_SECONDS: Final = 1.0
 
 Document = App | ModelRules | Rollout | SignedKeys
 
@@ -77,23 +82,24 @@ class SnapshotKeeper:
         self._monotonic: Final = monotonic
         self._good: Final[dict[Series, tuple[int, Document]]] = {}
         self._damaged: dict[str, str] = {}
+        self._unread: frozenset[str] = frozenset()
+        self._turn: Final = asyncio.Lock()
+        self._asked: asyncio.Task[None] | None = None
+        self._asked_at = -math.inf
         self._trouble: str | None = None
         self._current = Snapshot({}, {}, 0)
         self._outdated = True
         self._read_at = monotonic()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: Final[set[asyncio.Task[None]]] = set()
 
     @classmethod
     async def open(
         cls, store: Store, *, refresh_seconds: float, inline_bytes: int = 8192, base_url: str = "/"
     ) -> "SnapshotKeeper":
-        """Read a first snapshot and keep refreshing it. Raises `StoreError` when the store cannot be listed.
-
-        A gateway without a snapshot would tell every device that its key is unknown: better not to start.
-        """
+        """Read a first snapshot and keep refreshing it. Raises `StoreError` when the store cannot be listed."""
         keeper = cls(store, inline_bytes=inline_bytes, base_url=base_url)
         await keeper._read_store()
-        keeper._task = asyncio.create_task(keeper._keep_refreshing(refresh_seconds), name="snapshot-refresh")
+        keeper._begin(keeper._keep_refreshing(refresh_seconds))
         return keeper
 
     @property
@@ -111,6 +117,11 @@ class SnapshotKeeper:
         """Documents that stand in the store but cannot be used, by path, each with the reason."""
         return self._damaged
 
+    @property
+    def unread(self) -> frozenset[str]:
+        """The apps whose newest document could not be read: they may have keys that are not in the snapshot."""
+        return self._unread
+
     def trouble(self) -> str | None:
         """Why the last refresh could not read the store; None when it could. Damaged documents are no trouble here."""
         return self._trouble
@@ -118,20 +129,38 @@ class SnapshotKeeper:
     async def refresh(self) -> None:
         """Read what is new. Never raises for the store's sake: the last good snapshot stays."""
         try:
-            async with asyncio.timeout(_LONGEST_REFRESH_SECONDS):
+            # In turn: of two at once, the one that listed first could put back what the other has replaced.
+            async with self._turn, asyncio.timeout(_LONGEST_REFRESH_SECONDS):
                 await self._read_store()
         except StoreError as error:
             self._note_trouble(str(error))
         except TimeoutError:
             self._note_trouble(f"the store did not answer within {_LONGEST_REFRESH_SECONDS:.0f} seconds")
 
+    async def refreshed(self) -> None:
+        """Return after a refresh that began after this call; one serves all who wait, and one a second is begun."""
+        if self._asked is None:
+            self._asked = self._begin(self._refresh_for_all())
+        await asyncio.shield(self._asked)
+
     async def close(self) -> None:
         """Stop refreshing."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in list(self._tasks):
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+                await task
+
+    def _begin(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name="snapshot-refresh")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _refresh_for_all(self) -> None:
+        await asyncio.sleep(max(0.0, self._asked_at + _BETWEEN_ASKED_SECONDS - self._monotonic()))
+        async with self._turn:  # a refresh that is under way may have listed the store already
+            self._asked_at, self._asked = self._monotonic(), None
+        await self.refresh()
 
     async def _keep_refreshing(self, refresh_seconds: float) -> None:
         while True:
@@ -161,11 +190,15 @@ class SnapshotKeeper:
                     reading.create_task(read(series, numbers))
         finally:  # what was read before a time-out or a defect counts
             self._publish()
+            self._unread = frozenset(series.app for series in news if self._is_unread(series, max(news[series])))
         self._note_damaged(damaged)
         if failures:
             self._note_trouble(failures[0])
         else:
             self._read_at, self._trouble = self._monotonic(), None
+
+    def _is_unread(self, series: Series, number: int) -> bool:
+        return series.kind == APPS and (series not in self._good or self._good[series][0] < number)
 
     async def _list_news(self) -> dict[Series, list[int]]:
         """Return the numbers above the one held, by series. Raises `StoreError`."""

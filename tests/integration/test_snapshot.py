@@ -34,6 +34,7 @@ class FlakyStore(Store):
         self.failing: Callable[[str], bool] = lambda path: False
         self.hidden: Callable[[str], bool] = lambda path: False
         self.read: list[str] = []
+        self.listings = 0
 
     async def get(self, path: str) -> bytes:
         """Read, unless told to fail."""
@@ -46,6 +47,7 @@ class FlakyStore(Store):
         """List, unless told to fail or to lag."""
         if self.failing(prefix):
             raise StoreError(f"cannot list {prefix}: the disk is on fire")
+        self.listings += prefix == "apps"
         return [name for name in await super().names(prefix) if not self.hidden(name)]
 
 
@@ -340,6 +342,39 @@ async def test_a_keeper_refreshes_itself_until_it_is_closed(store: FlakyStore) -
     await keeper.close()
     await keeper.close()
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "snapshot-refresh"]
+
+
+async def test_who_asks_gets_a_refresh_that_began_after_the_question(
+    store: FlakyStore, keeper: SnapshotKeeper, clock: FakeTime
+) -> None:
+    await asyncio.gather(*(keeper.refreshed() for _ in range(50)))
+    listings = store.listings
+    await create_app(store, "shop", 1)
+    clock.seconds += 1.0
+    await asyncio.gather(*(keeper.refreshed() for _ in range(50)))
+    assert len(keeper.current.keys) == 1
+    assert (listings, store.listings) == (1, 2)
+    asking = asyncio.create_task(keeper.refreshed())  # within the same second: it has to wait
+    await asyncio.sleep(0.05)
+    assert (asking.done(), store.listings) == (False, 2)
+    await keeper.close()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
+async def test_an_app_is_unread_until_its_newest_document_is_good(store: FlakyStore, keeper: SnapshotKeeper) -> None:
+    for app in ("shop", "other"):
+        await create_app(store, app, 1)
+    store.failing = lambda path: path.startswith("apps/shop/")
+    await keeper.refresh()
+    assert keeper.unread == {"shop"}
+    store.failing = lambda path: False
+    await store.put_new("apps/other/0000000002.json", b"{")
+    await keeper.refresh()
+    assert keeper.unread == {"other"}
+    await store.put_new("apps/other/0000000003.json", b'{"app":"other","number":3,"keys":[]}')
+    await keeper.refresh()
+    assert keeper.unread == frozenset()
 
 
 async def test_a_keeper_does_not_open_on_a_store_that_cannot_be_listed(store: FlakyStore) -> None:
