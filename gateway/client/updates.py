@@ -3,7 +3,8 @@
 * offered, downloaded and verified, tried, activated: each step is on disk before the next begins, so that a process
   killed anywhere goes on with the old model or the new one, and tries again what was not finished.
 * What a catalogue revokes stops at once, in this session, before anything is fetched in its place.
-* Nothing new is installed from an expired catalogue or by keys whose list has expired; what runs goes on.
+* Nothing new is installed from an expired catalogue or by keys whose list has expired; what runs goes on. What an
+  expired catalogue revokes is revoked.
 * Key lists are judged first. What a key signed that is no longer listed stops in this session, unless the same reply
   brings a catalogue that lists it under a key that counts.
 """
@@ -123,9 +124,10 @@ class Updates:
             floor=known.floor,
             now_ms=now_ms,
         )
-        if verdict.catalogue is None:
-            logger.warning("%s: a catalogue was refused: %s", kept.model, verdict.code)
+        if verdict.code != "ok":
+            logger.warning("%s: a catalogue does not hold: %s", kept.model, verdict.code)
             kept.report(0, f"catalogue_{verdict.code}")
+        if verdict.catalogue is None:
             return
         before = kept.state
         after = rules.accepted(known, verdict.catalogue, news, slot.bundled.sha256)

@@ -31,7 +31,11 @@ _catalogue: Final = msgspec.json.Decoder(Catalogue)
 
 
 class Verdict(Struct, frozen=True):
-    """What a catalogue turned out to be; `catalogue` is there only for "ok"."""
+    """What a catalogue turned out to be.
+
+    `catalogue` is there for "ok", and for "expired": its number, its floor and what it no longer lists count as much as
+    ever, or a revocation would be lost on every device that hears of it late. Only nothing new is installed from it.
+    """
 
     code: Code
     catalogue: Catalogue | None = None
@@ -66,7 +70,7 @@ def verify(
     except (ValueError, RecursionError):
         return Verdict("malformed")
     code = _content_code(catalogue, app=app, model=model, seen=seen, floor=floor, now_ms=now_ms)
-    return Verdict(code, catalogue if code == "ok" else None)
+    return Verdict(code, catalogue if code in ("ok", "expired") else None)
 
 
 def read_again(document: bytes, signatures: Sequence[Signature], keys: Mapping[str, bytes]) -> Catalogue | None:

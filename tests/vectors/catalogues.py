@@ -84,7 +84,8 @@ CODES: Final = {
     "wrong_model": "The catalogue is another model's.",
     "stale": "The number is lower than one that the device has seen: a rollback.",
     "floor_lowered": "The floor is lower than one that the device has seen: a floor never falls.",
-    "expired": "now_ms is at or past expires_at: nothing new is installed, and what runs keeps running.",
+    "expired": "now_ms is at or past expires_at: the device keeps the number and the floor, and what is not listed or "
+    "is below the floor stops; nothing new is installed, and what runs keeps running.",
 }
 
 

@@ -299,6 +299,11 @@ class World:
         }
         return Client("shop.secret", self.url, [self.publisher.public], **options)
 
+    @staticmethod
+    def artifact(score: float, **told: Any) -> bytes:
+        """Return a model that answers so."""
+        return artifact(score, **told)
+
     async def open(self, **changes: Any) -> Client:
         """Open a client that is closed with the world."""
         return await self._stack.enter_async_context(self.client(**changes))
@@ -307,6 +312,24 @@ class World:
         """Let the gateway publish a catalogue and tell every device what to use."""
         self.gateway.catalogues["upsell"] = self.publisher.news(number, releases, **changes)
         self.gateway.use["upsell"] = use
+
+    def offer_42(self, data: bytes | None = None, **changes: Any) -> bytes:
+        """Publish release 42 and tell every device to use it."""
+        data = artifact(0.8) if data is None else data
+        self.offer(17, [self.publisher.release(42, data, **changes)], 42)
+        return data
+
+    @staticmethod
+    def runs(client: Client) -> tuple[int, str, object]:
+        """Return what runs: its number, where it came from, and what the gateway is told."""
+        status = client.status().models["upsell"]
+        return status.release, status.source, status.use
+
+    async def steps(self, client: Client) -> list[tuple[Any, ...]]:
+        """Flush what the device has to say and return all that the gateway was told."""
+        self.clock.turn(5000)
+        await client.flush()
+        return self.gateway.steps()
 
     async def settle(self) -> None:
         """Let every task go as far as it can without the clock."""
