@@ -2,9 +2,10 @@
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.cli import simulate
 from gateway.cli.failures import DONE, FAILED, CommandError, Unreachable
@@ -13,6 +14,8 @@ from gateway.cli.printing import note, show, show_table
 
 if TYPE_CHECKING:
     from gateway.client.fleet.reports import FleetReport
+
+_TO_LINE_END: Final = "\x1b[K"
 
 
 def register(nouns: Nouns) -> None:
@@ -51,7 +54,7 @@ def _run(arguments: Namespace) -> int:
 def _lived(arguments: Namespace, directory: Path) -> "FleetReport":
     import asyncio
 
-    from gateway.client.fleet.run import FleetOptions, bundled_upsell, run_fleet
+    from gateway.client.fleet.run import FleetOptions, KeyRefused, bundled_upsell, run_fleet
     from gateway.client.runtimes import BadModel
     from gateway.releases.errors import ReleaseError
     from gateway.releases.keys import load_public
@@ -69,8 +72,9 @@ def _lived(arguments: Namespace, directory: Path) -> "FleetReport":
             day_seconds=arguments.day_seconds,
         )
         _check_reachable(arguments.url)
-        return asyncio.run(run_fleet(options, _watcher()))
-    except (ReleaseError, BadModel) as error:
+        with _progress() as watch:
+            return asyncio.run(run_fleet(options, watch))
+    except (ReleaseError, BadModel, KeyRefused) as error:
         raise CommandError(str(error)) from error
     except OSError as error:
         raise CommandError(f"cannot run the fleet: {error}") from error
@@ -86,15 +90,26 @@ def _check_reachable(url: str) -> None:
         raise Unreachable(f"cannot reach the gateway at {url}: {error}: is it serving?") from error
 
 
-def _watcher() -> "Callable[[FleetReport], None] | None":
+@contextmanager
+def _progress() -> "Iterator[Callable[[FleetReport], None] | None]":
+    """Show one line that changes in place, and end it; nothing where nobody watches."""
     if not sys.stderr.isatty():
-        return None
+        yield None
+        return
+    shown = False
 
     def watch(report: "FleetReport") -> None:
-        sys.stderr.write(f"\r{report.decisions} decisions, {report.requests} requests, {report.queued} queued ")
+        nonlocal shown
+        shown = True
+        line = f"{report.decisions} decisions, {report.requests} requests, {report.queued} events queued"
+        sys.stderr.write(f"\r{line}{_TO_LINE_END}")
         sys.stderr.flush()
 
-    return watch
+    try:
+        yield watch
+    finally:
+        if shown:
+            sys.stderr.write("\n")
 
 
 def _print(arguments: Namespace, report: "FleetReport") -> None:
@@ -107,17 +122,22 @@ def _print(arguments: Namespace, report: "FleetReport") -> None:
             "usual_requests_per_device_day": report.usual_requests_per_device_day,
         }
         return show(arguments, data | rates, "")
+    dropped = sum(report.dropped.values())
+    lived, usual = report.lived_requests, report.usual_requests
     rows = [
         ("devices", report.devices),
         ("device-days", round(report.device_days, 1)),
         ("decisions", report.decisions),
         ("events produced", report.produced),
-        ("events dropped", sum(report.dropped.values())),
-        ("events queued", report.queued),
-        ("requests", report.requests),
-        ("requests per device-day", round(report.requests_per_device_day, 2)),
-        ("the usual way", round(report.usual_requests_per_device_day, 2)),
-        ("kilobytes sent", round(report.bytes_sent / 1000, 1)),
+        ("  taken by the gateway", report.produced - dropped - report.queued),
+        ("  dropped", dropped),
+        ("  queued", report.queued),
+        ("requests while the devices lived", lived),
+        ("  per device-day", round(report.requests_per_device_day, 2)),
+        ("requests the usual way: one per decision, and polls for news", usual),
+        ("  per device-day", round(report.usual_requests_per_device_day, 2)),
+        ("closing requests, for what was left at the end", report.settling_requests),
+        ("kilobytes sent, closing requests included", round(report.bytes_sent / 1000, 1)),
         *((f"devices on release {release}", count) for release, count in sorted(report.releases.items())),
     ]
     return show_table(arguments, ("what", "value"), rows)

@@ -19,9 +19,11 @@ from gateway.client.fleet.loaded import LoadedOnce
 from gateway.client.fleet.phones import CURRENT_SDK, LAUNCHES_PER_DAY, OLD_SDK, Phone, phone, seconds_to_launch
 from gateway.client.fleet.radio import Meter, Radio, in_percent
 from gateway.client.fleet.reports import DeviceReport, fleet_report
+from gateway.client.fleet.run import FleetOptions, KeyRefused, bundled_upsell, run_fleet
 from gateway.client.fleet.shoppers import first_moment, next_moment, purchase_probability
 from gateway.client.runtimes import BadModel
 from gateway.client.runtimes.coreml import CoreMLRuntime
+from gateway.problems import KeyRevoked, RequestFailed, UnknownKey
 
 HOUR = 3600.0
 MODELS = Path(__file__).parents[1] / "models"
@@ -179,8 +181,29 @@ def test_the_usual_way_is_counted_beside_what_was_done() -> None:
     one = DeviceReport(device="a", sdk="2", app_version="5", release=1, produced=9, dropped={"queue_full": 2}, queued=1)
     two = msgspec.structs.replace(one, release=2, produced=4, dropped={}, unsettled="an update is under way")
     tally = Tally(launches=7, polls=6, decisions=21, asked=7, bought=2, outcomes=7)
-    meter = Meter(flushes=8, downloads=1)
-    report = fleet_report([one, two], 2.0, tally, meter, settling_requests=3)
+    meter = Meter(flushes=11, downloads=3)
+    report = fleet_report([one, two], 2.0, tally, meter, lived=Meter(flushes=5, downloads=1))
     assert (report.produced, report.queued, report.dropped) == (13, 2, {"queue_full": 2})
     assert (report.releases, report.unsettled) == ({"1": 1, "2": 1}, 1)
+    assert (report.requests, report.lived_requests, report.settling_requests) == (14, 6, 8)
+    assert (report.downloads, report.lived_downloads, report.settling_downloads) == (3, 1, 2)
+    assert report.usual_requests == 21 + 6 + 1
     assert (report.requests_per_device_day, report.usual_requests_per_device_day) == (3.0, 14.0)
+
+
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [(UnknownKey("the app key is not known"), "401 unknown_key"), (KeyRevoked("it was revoked"), "403 key_revoked")],
+)
+async def test_a_fleet_whose_key_is_refused_stops_at_once(tmp_path: Path, problem: RequestFailed, said: str) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return web.Response(status=problem.status, body=problem.document())
+
+    app = web.Application()
+    app.router.add_post("/v1/batches", refuse)
+    runner, url = await serve_echo(app)
+    bundled = bundled_upsell(MODELS / "upsell-1.mlmodel")
+    options = FleetOptions(url, "shop.key", (bytes(32),), bundled, tmp_path, devices=3, seconds=60.0, day_seconds=0.5)
+    with pytest.raises(KeyRefused, match=f"refuses this app key: {said}"):
+        await run_fleet(options)
+    await runner.cleanup()

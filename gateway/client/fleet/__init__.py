@@ -4,6 +4,6 @@
 """
 
 from gateway.client.fleet.reports import DeviceReport, FleetReport
-from gateway.client.fleet.run import FleetOptions, bundled_upsell, run_fleet
+from gateway.client.fleet.run import FleetOptions, KeyRefused, bundled_upsell, run_fleet
 
-__all__ = ["DeviceReport", "FleetOptions", "FleetReport", "bundled_upsell", "run_fleet"]
+__all__ = ["DeviceReport", "FleetOptions", "FleetReport", "KeyRefused", "bundled_upsell", "run_fleet"]

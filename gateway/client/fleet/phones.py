@@ -14,7 +14,7 @@ CURRENT_SDK: Final = "2.3.0"
 OLD_SDK: Final = "2.2.4"
 
 _CURRENT_APP: Final = "5.1.0"
-_BUGGY_APP: Final = "5.0.3"
+BUGGY_APP: Final = "5.0.3"
 _OLD_APP: Final = "4.9.2"
 # Share of users and launches a day; the shares weighted by the launches give LAUNCHES_PER_DAY.
 _HABITS: Final = ((0.6, 1.5), (0.3, 4.5), (0.1, 12.5))
@@ -61,7 +61,7 @@ def phone(seed: int, index: int) -> Phone:
     return Phone(
         index=index,
         sdk=OLD_SDK if is_old else CURRENT_SDK,
-        app_version=_OLD_APP if is_old else _BUGGY_APP if has_bug else _CURRENT_APP,
+        app_version=_OLD_APP if is_old else BUGGY_APP if has_bug else _CURRENT_APP,
         os=system,
         hardware=hardware,
         locale=dice.choice(_LOCALES),

@@ -16,20 +16,24 @@ from msgspec import Struct
 
 from schemas.encoding import inflate
 from schemas.reading import MAX_DOCUMENT_BYTES
+from schemas.wire import Problem
 
 # Measured by no one for this app; one in a hundred is what the flush policy was simulated with.
 LOSS: Final = 0.01
 _SPOILT_ONE_IN: Final = 4
+_REFUSED_KEY: Final = (401, 403)
+_problem: Final = msgspec.json.Decoder(Problem)
 
 
 class Meter(Struct):
-    """What a fleet's radios have counted."""
+    """What a fleet's radios have counted; `key_refused` is the status and code with which the gateway refuses it."""
 
     flushes: int = 0
     downloads: int = 0
     lost: int = 0
     problems: int = 0
     bytes_sent: int = 0
+    key_refused: str = ""
 
     @property
     def requests(self) -> int:
@@ -67,6 +71,8 @@ class Radio:
             response.close()
             raise ClientConnectionError("the answer was lost")
         self._meter.problems += response.status >= 400
+        if response.status in _REFUSED_KEY and request.method == hdrs.METH_POST:
+            self._meter.key_refused = f"{response.status} {await _code(response)}".strip()
         return response
 
 
@@ -87,6 +93,14 @@ async def _spoil(request: ClientRequest) -> None:
     document = inflate(await body.as_bytes(), encoding, MAX_DOCUMENT_BYTES)
     request.headers[hdrs.CONTENT_ENCODING] = "identity"
     await request.update_body(in_percent(document))
+
+
+async def _code(response: ClientResponse) -> str:
+    """Read the code of a problem; whoever answers in another form has none."""
+    try:
+        return _problem.decode(await response.read()).code
+    except (aiohttp.ClientError, ValueError):
+        return ""
 
 
 def _size(request: ClientRequest) -> int:

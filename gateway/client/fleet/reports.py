@@ -25,10 +25,11 @@ class DeviceReport(Struct, frozen=True, kw_only=True):
 class FleetReport(Struct, frozen=True, kw_only=True):
     """A fleet's totals. Counts of events are since install; requests, bytes and decisions since the process began.
 
-    * `settling_requests` are those of `requests` that only ended the run; no life asked for them.
+    * `settling_requests` are those of `requests` that only ended the run, and `settling_downloads` those among these
+      that fetched a model; no life asked for them.
     * produced = queued + dropped + what the gateway has taken, when nothing is on its way.
-    * `usual_requests`: one request for every decision (its outcome in it), one poll for news at every launch that has
-      network, one for every hour in the foreground, and the same downloads.
+    * `usual_requests`: one request for every decision (its outcome in it), `polls` for news (one at every launch that
+      has network, one for every hour in the foreground), and the same downloads while the lives lasted.
     """
 
     devices: int
@@ -42,21 +43,32 @@ class FleetReport(Struct, frozen=True, kw_only=True):
     queued: int
     requests: int
     settling_requests: int
+    settling_downloads: int
     flushes: int
     downloads: int
     lost_requests: int
     problem_answers: int
     bytes_sent: int
+    polls: int
     usual_requests: int
     releases: dict[str, int]
     unsettled: int
     each: list[DeviceReport] = []
 
     @property
+    def lived_requests(self) -> int:
+        """The requests that the lives asked for."""
+        return self.requests - self.settling_requests
+
+    @property
+    def lived_downloads(self) -> int:
+        """Those among them that fetched a model."""
+        return self.downloads - self.settling_downloads
+
+    @property
     def requests_per_device_day(self) -> float:
         """What this fleet's phones asked of their radios."""
-        lived = self.requests - self.settling_requests
-        return lived / self.device_days if self.device_days else 0.0
+        return self.lived_requests / self.device_days if self.device_days else 0.0
 
     @property
     def usual_requests_per_device_day(self) -> float:
@@ -65,9 +77,10 @@ class FleetReport(Struct, frozen=True, kw_only=True):
 
 
 def fleet_report(
-    devices: Iterable[DeviceReport], device_days: float, tally: Tally, meter: Meter, settling_requests: int = 0
+    devices: Iterable[DeviceReport], device_days: float, tally: Tally, meter: Meter, lived: Meter | None = None
 ) -> FleetReport:
-    """Add up."""
+    """Add up; `lived` is what the radios had counted when the lives ended, where they have."""
+    lived = lived or meter
     each = list(devices)
     dropped: Counter[str] = Counter()
     for device in each:
@@ -83,13 +96,15 @@ def fleet_report(
         dropped=dict(dropped),
         queued=sum(device.queued for device in each),
         requests=meter.requests,
-        settling_requests=settling_requests,
+        settling_requests=meter.requests - lived.requests,
+        settling_downloads=meter.downloads - lived.downloads,
         flushes=meter.flushes,
         downloads=meter.downloads,
         lost_requests=meter.lost,
         problem_answers=meter.problems,
         bytes_sent=meter.bytes_sent,
-        usual_requests=tally.decisions + tally.polls + meter.downloads,
+        polls=tally.polls,
+        usual_requests=tally.decisions + tally.polls + lived.downloads,
         releases=dict(Counter(str(device.release) for device in each)),
         unsettled=sum(1 for device in each if device.unsettled),
         each=each,

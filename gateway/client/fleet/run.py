@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import aiohttp
+from msgspec.structs import replace
 
 from gateway.client.bundled import Bundled
 from gateway.client.fleet.calendar import go_on
@@ -30,6 +31,7 @@ from schemas.releases import Parameters
 
 _OPENED_AT_ONCE: Final = 8
 _SETTLED_AT_ONCE: Final = 64
+_LOOK_EVERY_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -56,25 +58,41 @@ class FleetOptions:
 Watcher = Callable[[FleetReport], None]
 
 
+class KeyRefused(Exception):
+    """The gateway refuses the app key, so no device of the fleet would ever be answered."""
+
+
 async def run_fleet(options: FleetOptions, watch: Watcher | None = None, watch_seconds: float = 1.0) -> FleetReport:
     """Run a fleet from start to finish and report; `watch` is given a report now and then meanwhile.
 
-    Raises OSError where there is no room for the devices' files.
+    Raises `KeyRefused`, and OSError where there is no room for the devices' files.
     """
     async with AsyncExitStack() as stack:
         connector = await stack.enter_async_context(aiohttp.TCPConnector(limit=options.connections))
         fleet = Fleet(options, connector)
         stack.push_async_callback(fleet.close)
         await fleet.open()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(options.seconds), asyncio.TaskGroup() as lives:
-                for device in fleet.devices:
-                    lives.create_task(device.live())
-                while watch is not None:
-                    watch(fleet.report())
-                    await asyncio.sleep(watch_seconds)
-        await fleet.settle()
+        running = asyncio.create_task(fleet.run())
+        try:
+            await _observed(running, fleet, watch, watch_seconds)
+        finally:
+            running.cancel()
+            await asyncio.wait((running,))
         return fleet.report()
+
+
+async def _observed(running: asyncio.Task[None], fleet: "Fleet", watch: Watcher | None, watch_seconds: float) -> None:
+    """Wait for the end and tell how it goes. Raises `KeyRefused`."""
+    until_report = 0.0
+    while not running.done():
+        if fleet.key_refused:
+            raise KeyRefused(f"the gateway refuses this app key: {fleet.key_refused}")
+        if watch is not None and until_report <= 0:
+            watch(fleet.report())
+            until_report = watch_seconds
+        until_report -= _LOOK_EVERY_SECONDS
+        await asyncio.wait((running,), timeout=min(_LOOK_EVERY_SECONDS, watch_seconds))
+    await running
 
 
 class Fleet:
@@ -87,7 +105,7 @@ class Fleet:
         self._calendar = go_on(options.directory, options.day_seconds)
         self._meter, self._tally = Meter(), Tally()
         self._began = self._ended = 0.0
-        self._lived_requests: int | None = None
+        self._lived: Meter | None = None
         install = Install(
             options.app_key, options.url, options.root_keys, {MODEL: options.bundled}, LoadedOnce(CoreMLRuntime())
         )
@@ -109,9 +127,22 @@ class Fleet:
         await _each(self.devices, lambda device: device.open(self._options.seed), _OPENED_AT_ONCE)
         self._began = time.monotonic()
 
+    @property
+    def key_refused(self) -> str:
+        """How the gateway refuses the app key; empty while it does not."""
+        return self._meter.key_refused
+
+    async def run(self) -> None:
+        """Let every device live for as long as was asked, then settle."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._options.seconds), asyncio.TaskGroup() as lives:
+                for device in self.devices:
+                    lives.create_task(device.live())
+        await self.settle()
+
     async def settle(self) -> None:
         """Let every device say what it still has to say; the time this takes does not count."""
-        self._ended, self._lived_requests = time.monotonic(), self._meter.requests
+        self._ended, self._lived = time.monotonic(), replace(self._meter)
         patience_seconds = self._options.settle_seconds * self._calendar.rate
         right = self._options.right_release
         await _each(self.devices, lambda device: device.settle(patience_seconds, right), _SETTLED_AT_ONCE)
@@ -125,9 +156,8 @@ class Fleet:
         """Add up, as of now."""
         lived_seconds = (self._ended or time.monotonic()) - self._began
         device_days = len(self.devices) * lived_seconds / self._options.day_seconds
-        settling = 0 if self._lived_requests is None else self._meter.requests - self._lived_requests
         devices = [device.report() for device in self.devices]
-        return fleet_report(devices, device_days, self._tally, self._meter, settling)
+        return fleet_report(devices, device_days, self._tally, self._meter, self._lived)
 
 
 async def _each(devices: Iterable[Device], do: Callable[[Device], Awaitable[object]], at_once: int) -> None:
