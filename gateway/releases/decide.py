@@ -6,6 +6,8 @@
   place stands the newest that fits and is *not newer* than the one named: an operator who says 41 never hands out 42.
 * Whatever stands in for `otherwise` is never a release that only an arm names: a rollback leaves nobody on it.
 * The held-out baseline goes by the model's own salt, so that one rollout after another holds out the same devices.
+* A reply stays small enough to be read: of a model whose catalogue has no room nothing is said until the next reply,
+  and an artifact that has none is fetched.
 """
 
 import math
@@ -17,7 +19,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.releases.rules import WEIGHT_SLACK, ModelRules, os_target
+from gateway.releases.rules import WEIGHT_SLACK, ModelRules, base64_bytes, os_target
 from schemas.records import Told
 from schemas.releases import Arm, Release, Rollout, Target
 from schemas.versions import satisfies
@@ -29,6 +31,8 @@ _SEPARATOR: Final = b"\x1f"
 _SPARE_BITS: Final = 11
 _UNIT: Final = 2.0**-53
 _ARTIFACTS: Final = len("artifacts/")
+# Devices read replies of up to 4 MiB. The news of any one model fit: see `rules.LARGEST_DOCUMENT_BYTES`.
+MOST_NEWS_BYTES: Final = 2 * 1024 * 1024
 
 
 class Decision(Struct, frozen=True):
@@ -46,13 +50,17 @@ class Decision(Struct, frozen=True):
 
 def decide(models: Mapping[str, ModelRules], envelope: Envelope) -> Decision:
     """Answer every model that the device names in `have` and that has a catalogue."""
-    decision, on_trial = Decision({}, {}, {}, {}), False
+    decision, on_trial, room_bytes = Decision({}, {}, {}, {}), False, MOST_NEWS_BYTES
     for model, have in envelope.have.items():
         rules = models.get(model)
         if rules is None:
             continue
         if have.catalogue < rules.number or envelope.keys < rules.keys:
+            if rules.news_bytes > room_bytes and decision.catalogues:
+                decision.told[model] = Told(have.use)
+                continue
             decision.catalogues[model] = rules.news
+            room_bytes -= rules.news_bytes
         if have.catalogue > rules.number:
             # Another gateway was faster: what this one would say is older than what the device knows. Or a stolen key
             # signed a number beyond all: then the newer key list that is sent makes the device forget it.
@@ -63,7 +71,9 @@ def decide(models: Mapping[str, ModelRules], envelope: Envelope) -> Decision:
         if told.use != have.use:
             decision.use[model] = told.use
             if told.use != have.previous:
-                decision.inline.update(_riding(rules, told.use))
+                riding = _riding(rules, told.use, room_bytes)
+                decision.inline.update(riding)
+                room_bytes -= sum(map(base64_bytes, riding.values()))
     return replace(decision, on_trial=True) if on_trial else decision
 
 
@@ -172,11 +182,12 @@ def _runnable(use: Use, fitting: Sequence[int], never: Collection[Use] = ()) -> 
     return next((release for release in fitting if release < use and release not in never), "bundled")
 
 
-def _riding(rules: ModelRules, use: Use) -> dict[str, bytes]:
+def _riding(rules: ModelRules, use: Use, room_bytes: int) -> dict[str, bytes]:
     for release in rules.releases:
         if release.release == use:
             hashes = (download.path[_ARTIFACTS:] for download in release.downloads)
-            return {sha: rules.inline[sha] for sha in hashes if sha in rules.inline}
+            riding = {sha: rules.inline[sha] for sha in hashes if sha in rules.inline}
+            return riding if sum(map(base64_bytes, riding.values())) <= room_bytes else {}
     return {}
 
 

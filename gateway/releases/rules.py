@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from gateway.releases.errors import BadDocument
 from schemas.releases import Catalogue, Download, KeyList, Release, Rollout, SignedCatalogue
@@ -29,6 +29,12 @@ WEIGHT_SLACK: Final = 1e-6
 _OS: Final = re.compile(r"\s*([^<>=!]*?)\s*((?:[<>=!].*)?)", re.ASCII)
 
 
+# Of a catalogue or a key list. A model's news, both in base64, are then less than two MiB.
+LARGEST_DOCUMENT_BYTES: Final = 640 * 1024
+# More than the names and quotes around a document or a signature.
+_AROUND_BYTES: Final = 512
+
+
 class ModelRules(Struct, frozen=True, kw_only=True):
     """One model of one app: its newest catalogue, ready to send, and its rollout.
 
@@ -43,6 +49,12 @@ class ModelRules(Struct, frozen=True, kw_only=True):
     inline: Mapping[str, bytes]
     rollout: Rollout | None = None
     keys: int = 0
+
+    @property
+    def news_bytes(self) -> int:
+        """No less than what the news take in a reply."""
+        keys = self.news.keys
+        return _signed_bytes(self.news) + (0 if keys is UNSET else _signed_bytes(keys))
 
 
 def model_rules(
@@ -62,6 +74,7 @@ def read_catalogue(stored: bytes, app: str, model: str, number: int) -> tuple[Si
     """Read a stored catalogue and check that it belongs where it stands. Raises `BadDocument`."""
     try:
         signed = _signed.decode(stored)
+        _check_size(signed.document)
         catalogue = _catalogue.decode(signed.document)
         for release in catalogue.releases:
             parse_specifier(release.sdk)
@@ -77,6 +90,7 @@ def read_keys(stored: bytes, app: str, number: int) -> tuple[SignedKeys, KeyList
     """Read a stored key list and check that it belongs where it stands. Raises `BadDocument`."""
     try:
         signed = _signed_keys.decode(stored)
+        _check_size(signed.document)
         keys = _keys.decode(signed.document)
     except (ValueError, RecursionError) as error:
         raise BadDocument(f"not a key list: {error}") from error
@@ -109,6 +123,21 @@ def smallest_download(release: Release) -> Download | None:
     """The cheapest way to get a release that needs nothing else on the device."""
     whole = [download for download in release.downloads if download.encoding != "zstd-patch"]
     return min(whole, key=lambda download: download.size, default=None)
+
+
+def _check_size(document: bytes) -> None:
+    if len(document) > LARGEST_DOCUMENT_BYTES:
+        raise BadDocument(f"has {len(document)} bytes, above {LARGEST_DOCUMENT_BYTES}: no reply could carry it")
+
+
+def base64_bytes(data: bytes) -> int:
+    """Return how long the bytes are in base64."""
+    return 4 * (len(data) // 3 + 1)
+
+
+def _signed_bytes(signed: CatalogueNews | SignedKeys) -> int:
+    around = sum(_AROUND_BYTES + base64_bytes(signature.sig) for signature in signed.signatures)
+    return _AROUND_BYTES + base64_bytes(signed.document) + around
 
 
 @lru_cache(maxsize=1024)

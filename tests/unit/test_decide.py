@@ -10,10 +10,17 @@ from hypothesis import strategies as st
 
 from gateway.releases.decide import arm_for, arm_of, bucket, decide, offer_for, targets
 from gateway.releases.errors import BadDocument
-from gateway.releases.rules import ModelRules, model_rules, os_target, read_catalogue, read_rollout
+from gateway.releases.rules import (
+    LARGEST_DOCUMENT_BYTES,
+    ModelRules,
+    model_rules,
+    os_target,
+    read_catalogue,
+    read_rollout,
+)
 from schemas.releases import Arm, Catalogue, Download, Held, Release, Rollout, SignedCatalogue, Target
 from schemas.versions import satisfies
-from schemas.wire import Envelope, Have, Use
+from schemas.wire import Envelope, Have, Signature, Use
 
 SDKS: Final = ("", ">=1", ">=2", ">=2,<3", ">=3", "<2")
 SIGNALS: Final = ("a", "b", "c")
@@ -300,3 +307,36 @@ def test_a_catalogue_with_an_unreadable_specifier_is_refused() -> None:
     stored = msgspec.json.encode(SignedCatalogue(msgspec.json.encode(catalogue), []))
     with pytest.raises(BadDocument, match="not a comparison"):
         read_catalogue(stored, "shop", "upsell", 5)
+
+
+def many_models(document_bytes: int, artifact_bytes: int) -> dict[str, ModelRules]:
+    def one(number: int) -> ModelRules:
+        listed = release(number)
+        catalogue = Catalogue(app="shop", model="m", number=5, issued_at=0, expires_at=1, floor=0, releases=[listed])
+        signed = SignedCatalogue(bytes(document_bytes), [Signature("r1", bytes(64))])
+        return model_rules(signed, catalogue, "https://cdn.example/", {listed.sha256: bytes(artifact_bytes)})
+
+    return {f"model-{number}": one(number) for number in range(1, 17)}
+
+
+@pytest.mark.parametrize(
+    ("document_bytes", "artifact_bytes"), [(5_000, 1 << 20), (LARGEST_DOCUMENT_BYTES, 1 << 20), (500_000, 8192)]
+)
+def test_news_that_no_reply_has_room_for_come_one_reply_after_another(document_bytes: int, artifact_bytes: int) -> None:
+    models = many_models(document_bytes, artifact_bytes)
+    have = dict.fromkeys(models, Have(0, "bundled"))
+    for _ in models:
+        said = Envelope(device=device(1), batch=device(1), seq=1, sent_at=0, sdk="2.0", have=have)
+        decision = decide(models, said)
+        reply = (decision.catalogues, decision.use, decision.inline)
+        assert len(msgspec.json.encode(reply)) < 3 * 1024 * 1024
+        assert decision.told.keys() == models.keys()
+        assert decision.use.keys() == decision.catalogues.keys()
+        have = have | {model: Have(5, use) for model, use in decision.use.items()}
+    assert all(each.catalogue == 5 for each in have.values())
+
+
+def test_a_document_that_no_reply_could_carry_is_refused() -> None:
+    signed = msgspec.json.encode(SignedCatalogue(bytes(LARGEST_DOCUMENT_BYTES + 1), []))
+    with pytest.raises(BadDocument, match="no reply could carry it"):
+        read_catalogue(signed, "shop", "upsell", 1)
