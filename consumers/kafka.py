@@ -111,6 +111,11 @@ class KafkaSource(Source):
         return hashlib.sha256(self._fetcher.cluster_id.encode() + b"\0" + ids).hexdigest()[:32]
 
     @property
+    def recreated(self) -> str | None:
+        """Say which topic was made again under its name: this source reads nothing any more, a new one does."""
+        return self._recreated
+
+    @property
     def group(self) -> str:
         """The consumer group's name on Kafka."""
         return self._group

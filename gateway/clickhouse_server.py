@@ -131,7 +131,9 @@ def wait_until_ready(url: str, timeout_seconds: float) -> None:
         time.sleep(0.05)
 
 
-async def connect(url: str, user: str = ADMIN, password: str = "", database: str = "default") -> AsyncClient:
+async def connect(
+    url: str, user: str = ADMIN, password: str = "", database: str = "default", *, ca_file: str = ""
+) -> AsyncClient:
     """Return a client of the server at `url`, embedded or not, whose queries run in `database`.
 
     The database need not exist yet: the warehouse's migrations create it. Raises `ServerError`.
@@ -147,6 +149,7 @@ async def connect(url: str, user: str = ADMIN, password: str = "", database: str
             secure=secure,
             username=user,
             password=password,
+            ca_cert=ca_file or None,
             keepalive_timeout=_CLIENT_KEEP_ALIVE_SECONDS,
             autogenerate_session_id=False,  # sessions serialise queries; these run side by side
         )

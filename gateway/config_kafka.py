@@ -118,6 +118,10 @@ class KafkaKeys(Struct, frozen=True, kw_only=True):
         Meta(ge=10, le=10_000_000, description="how fast the spool shrinks once Kafka is back, beside what arrives"),
     ] = 2000
 
+    warehouse: Annotated[
+        Literal["on", "off"],
+        Meta(description="whether `serve` fills the warehouse; off: `backhaul consume warehouse` does, elsewhere"),
+    ] = "on"
     unpack_resend_window_records: Annotated[
         int, Meta(ge=0, le=1_000_000, description="records of a partition in which a batch sent again is not unpacked")
     ] = 5000
@@ -158,7 +162,11 @@ def contradiction(keys: KafkaKeys, body_max_bytes: int) -> str | None:
     """Say which keys contradict each other; None where none do. Files are looked at by `unusable`."""
     least_bytes = body_max_bytes * 4 // 3 + _LETTER_BYTES
     if not keys.kafka_bootstrap:
-        return None
+        return (
+            None
+            if keys.warehouse == "on"
+            else "warehouse=off needs kafka_bootstrap: a log that is a file has one reader"
+        )
     if keys.kafka_record_max_bytes <= least_bytes:
         return (
             f"kafka_record_max_bytes ({keys.kafka_record_max_bytes}) must be above {least_bytes}:"

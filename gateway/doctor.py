@@ -200,7 +200,9 @@ async def _clickhouse(config: Config) -> Finding:
     except Unreachable:
         return Finding("clickhouse", "warn", "not running here", "`backhaul serve` starts it")
     try:
-        client = await asyncio.wait_for(connect(url, user, password), _PATIENCE_SECONDS)
+        client = await asyncio.wait_for(
+            connect(url, user, password, ca_file=config.clickhouse_ca_file), _PATIENCE_SECONDS
+        )
     except (ServerError, TimeoutError) as error:
         advice = (
             "check clickhouse_url, clickhouse_user and clickhouse_password"

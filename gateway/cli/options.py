@@ -52,12 +52,39 @@ def add_noun(nouns: Nouns, name: str, help_text: str) -> Nouns:
     return noun.add_subparsers(dest="verb", metavar="COMMAND", required=True)
 
 
+def add_kafka(command: ArgumentParser) -> None:
+    """Add the flag that names the brokers."""
+    command.add_argument("--kafka", metavar="HOST:PORT[,..]", help="Kafka brokers (default: the log is a file)")
+
+
+def add_clickhouse(command: ArgumentParser) -> None:
+    """Add the flag that names the warehouse."""
+    command.add_argument("--clickhouse", metavar="URL", help="the ClickHouse server (default: the embedded one)")
+
+
 def configuration(arguments: Namespace) -> "Config":
     """Read the configuration with this command's flags on top. Raises `ConfigError`."""
     from gateway.config import load
 
-    flags = {"data": arguments.data, "listen": getattr(arguments, "listen", None)}
+    flags = {
+        "data": arguments.data,
+        "listen": getattr(arguments, "listen", None),
+        "kafka_bootstrap": getattr(arguments, "kafka", None),
+        "clickhouse_url": getattr(arguments, "clickhouse", None),
+    }
     return load(flags, os.environ, arguments.config)
+
+
+def check_files(config: "Config") -> None:
+    """Look at the files that the keys of the servers name. Raises `ConfigError`."""
+    from gateway.config import ConfigError
+    from gateway.config_kafka import unusable
+
+    kafka = config.kafka
+    if kafka is not None and (wrong := unusable(kafka)):
+        raise ConfigError(wrong)
+    if config.clickhouse_ca_file and not os.access(config.clickhouse_ca_file, os.R_OK):
+        raise ConfigError(f"clickhouse_ca_file cannot be read: {config.clickhouse_ca_file}")
 
 
 def this_command() -> str:

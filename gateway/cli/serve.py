@@ -3,7 +3,7 @@
 from argparse import Namespace
 
 from gateway.cli.failures import CommandError, Misused
-from gateway.cli.options import Nouns, add_command, configuration
+from gateway.cli.options import Nouns, add_clickhouse, add_command, add_kafka, check_files, configuration
 from gateway.cli.printing import show
 
 
@@ -11,17 +11,21 @@ def register(nouns: Nouns) -> None:
     """Add the command."""
     command = add_command(nouns, "serve", _serve, "run the gateway, the log, the warehouse and ClickHouse")
     command.add_argument("--listen", metavar="HOST:PORT", help="where the gateway listens (default: 127.0.0.1:8080)")
+    add_kafka(command)
+    add_clickhouse(command)
 
 
 def _serve(arguments: Namespace) -> int:
     import asyncio
 
     from gateway.supervisor.lock import AlreadyServed, DirectoryLock
+    from gateway.supervisor.log import LeftBehind, check_nothing_is_left_behind
     from gateway.supervisor.ports import free_port
-    from gateway.supervisor.supervise import CannotListen, Supervisor, listen
+    from gateway.supervisor.supervise import CannotListen, Supervisor, listen, runs_clickhouse
 
     config = configuration(arguments)
-    if not config.clickhouse_url:
+    check_files(config)
+    if runs_clickhouse(config):
         _check_engine()
     directory = config.directory
 
@@ -36,8 +40,9 @@ def _serve(arguments: Namespace) -> int:
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = DirectoryLock.take(directory, wait_seconds=config.grace_seconds)
+        check_nothing_is_left_behind(config)
         return asyncio.run(supervise(lock))
-    except (AlreadyServed, CannotListen) as error:
+    except (AlreadyServed, CannotListen, LeftBehind) as error:
         raise CommandError(str(error)) from error
     except OSError as error:
         raise CommandError(f"cannot use the data directory {directory}: {error.strerror or error}") from error

@@ -36,6 +36,8 @@ def place_of(config: "Config") -> tuple[str, str, str]:
         raise Unreachable(
             f"nothing serves {config.directory}: start `backhaul serve`, or name its directory with --data"
         )
+    if not run.embedded:
+        raise Unreachable(f"what serves {config.directory} has its ClickHouse elsewhere: name it with clickhouse_url")
     return run.clickhouse_url, READER, password_of(config.directory / "clickhouse", READER)
 
 
@@ -46,7 +48,7 @@ async def _ask(config: "Config", question: "Callable[[AsyncClient], Awaitable[T]
 
     url, user, password = place_of(config)
     try:
-        client = await connect(url, user, password, config.clickhouse_database)
+        client = await connect(url, user, password, config.clickhouse_database, ca_file=config.clickhouse_ca_file)
     except ServerError as error:
         raise Unreachable(f"{error}: is it still starting? `backhaul doctor` tells more") from error
     try:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
@@ -51,11 +51,14 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(directory: Path) -> AsyncIterator[Served]:
-    """Start it, wait until it is ready, stop it in the end. Raises `DemoError` when it does not start."""
+async def serving(directory: Path, settings: Mapping[str, str] | None = None) -> AsyncIterator[Served]:
+    """Start it, wait until it is ready, stop it in the end; settings are variables without their prefix.
+
+    Raises `DemoError` when it does not start.
+    """
     log = directory / "serve.log"
     with log.open("ab") as output:
-        process = await _start(directory, output)
+        process = await _start(directory, output, {**_SETTINGS, **(settings or {})})
     try:
         yield Served(await _ready(process, log), directory, process)
     finally:
@@ -65,7 +68,7 @@ async def serving(directory: Path) -> AsyncIterator[Served]:
             await process.wait()
 
 
-async def _start(directory: Path, output: IO[bytes]) -> asyncio.subprocess.Process:
+async def _start(directory: Path, output: IO[bytes], settings: Mapping[str, str]) -> asyncio.subprocess.Process:
     # The variables of whoever runs the demonstration are for another server.
     environ = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     command = [sys.executable, "-P", "-m", "gateway.cli", "serve", "--data", str(directory)]
@@ -76,7 +79,7 @@ async def _start(directory: Path, output: IO[bytes]) -> asyncio.subprocess.Proce
         "--json",
         stdout=asyncio.subprocess.PIPE,
         stderr=output,
-        env=environ | {PREFIX + name: value for name, value in _SETTINGS.items()},
+        env=environ | {PREFIX + name: value for name, value in settings.items()},
         start_new_session=True,  # Ctrl-C reaches us alone: we stop it in order
     )
 

@@ -62,6 +62,14 @@ def consume_warehouse(config: Config) -> int:
     return _until_told(lambda told: fill_warehouse(config, told, catch_up=False), config, None)
 
 
+def consume_unpack(config: Config) -> int:
+    """Run the unpacking consumer, until SIGTERM or SIGINT."""
+    from gateway.supervisor.unpack import unpack_events
+
+    _log_to_stderr(config)
+    return _until_told(lambda told: unpack_events(config, told), config, None)
+
+
 def _until_told(body: Callable[[Told], Coroutine[Any, Any, None]], config: Config, lifeline_fd: int | None) -> int:
     async def main() -> None:
         told, loop = Told(), asyncio.get_running_loop()
@@ -81,3 +89,5 @@ def _until_told(body: Callable[[Told], Coroutine[Any, Any, None]], config: Confi
 
 def _log_to_stderr(config: Config) -> None:
     logging.basicConfig(level=config.log_level.upper(), stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    # It tells of every refused connection; what matters of them is told by the parts that use it.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)

@@ -11,14 +11,15 @@ from typing import Final
 
 from aiohttp import web
 
+from consumers.source import SourceError
 from gateway.app import create_app
 from gateway.config import Config
 from gateway.publish import Unavailable
-from gateway.publish.embedded import EmbeddedLog
 from gateway.releases.snapshot import SnapshotKeeper
 from gateway.releases.store import Store, StoreError
 from gateway.supervisor.children import CannotGoOn
 from gateway.supervisor.drain import Drain
+from gateway.supervisor.log import open_log
 
 # The supervisor gives the gateway half of the grace: requests must be over before that, so that the log can be closed.
 _DRAIN_SHARE: Final = 0.4
@@ -32,16 +33,14 @@ async def serve_devices(config: Config, listening: socket.socket, leave: asyncio
     """Answer devices on the listening socket until `leave` is set. Raises `CannotGoOn`."""
     try:
         await _serve(config, listening, leave)
-    except (StoreError, Unavailable) as error:
+    except (StoreError, Unavailable, SourceError) as error:
         raise CannotGoOn(str(error)) from error
 
 
 async def _serve(config: Config, listening: socket.socket, leave: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
-        log = await EmbeddedLog.open(
-            config.directory / "log", max_bytes=config.log_max_bytes, max_pending_bytes=config.log_pending_max_bytes
-        )
-        stack.push_async_callback(log.close)
+        log = await open_log(config)
+        stack.push_async_callback(log.sink.close)
         store = Store.open(config.store_address)
         snapshots = await SnapshotKeeper.open(
             store,
@@ -50,7 +49,8 @@ async def _serve(config: Config, listening: socket.socket, leave: asyncio.Event)
             base_url=config.artifact_base_url,
         )
         stack.push_async_callback(snapshots.close)
-        app, drain = create_app(config, sink=log, snapshots=snapshots, store=store), Drain()
+        app = create_app(config, sink=log.sink, snapshots=snapshots, store=store, pressure=log.pressure)
+        drain = Drain()
         app.middlewares.insert(0, drain.middleware)
         runner = web.AppRunner(
             app, auto_decompress=False, access_log=None, shutdown_timeout=config.grace_seconds * _CLOSE_SHARE

@@ -17,12 +17,16 @@ _FILE: Final = "run.json"
 
 
 class Run(Struct, frozen=True):
-    """A running `backhaul serve`: its process, its addresses, its children's processes by name."""
+    """A running `backhaul serve`: its process, its addresses, its children's processes by name.
+
+    `embedded` says whether ClickHouse is one of the children; elsewhere others know the user and the password.
+    """
 
     pid: int
     gateway_url: str
     clickhouse_url: str
     children: dict[str, int] = {}
+    embedded: bool = True
 
 
 def write(directory: Path, run: Run) -> None:

@@ -39,9 +39,11 @@ class Supervisor:
         self._grace_seconds = config.grace_seconds
         self._listening = listening
         self.url = _url_of(listening)
-        self._clickhouse_url = config.clickhouse_url or f"http://127.0.0.1:{clickhouse_port}"
+        self._embedded = runs_clickhouse(config)
+        self._clickhouse_url = f"http://127.0.0.1:{clickhouse_port}" if self._embedded else config.clickhouse_url
         self._lifeline, self._lifeline_end = os.pipe()
-        names = (GATEWAY, WAREHOUSE) if config.clickhouse_url else (CLICKHOUSE, GATEWAY, WAREHOUSE)
+        names = [CLICKHOUSE] if self._embedded else []
+        names += [GATEWAY, WAREHOUSE] if config.warehouse == "on" else [GATEWAY]
         environ = clean_environment(to_environment(config) | {f"{PREFIX}CLICKHOUSE_PORT": str(clickhouse_port)}, PREFIX)
         self._children = {name: self._child(name, environ, lock.fd) for name in names}
         self._stop = asyncio.Event()
@@ -99,11 +101,16 @@ class Supervisor:
 
     def _write_run_file(self) -> None:
         children = {name: child.pid for name, child in self._children.items() if child.pid is not None}
-        run = runfile.Run(os.getpid(), self.url, self._clickhouse_url, children)
+        run = runfile.Run(os.getpid(), self.url, self._clickhouse_url, children, self._embedded)
         try:
             runfile.write(self._directory, run)
         except OSError as error:  # a full disk must not end the serving
             say(f"cannot write run.json: {error}")
+
+
+def runs_clickhouse(config: Config) -> bool:
+    """Say whether the embedded server is one of the children."""
+    return config.warehouse == "on" and not config.clickhouse_url
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -1,25 +1,28 @@
 """The warehouse consumer's process: the log on one side, ClickHouse on the other.
 
-* Told to leave by its supervisor, it first reads the log to its end: the gateway is gone by then, so there is one. It
-  gives up where that makes no progress (ClickHouse down); what is left waits on the log.
+* Told to leave by its supervisor, it first reads a log that is a file to its end: the gateway is gone by then, so there
+  is one. It gives up where that makes no progress (ClickHouse down); what is left waits on the log.
 """
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+import uuid
 from contextlib import AsyncExitStack
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from clickhouse_connect.driver.asyncclient import AsyncClient
 
+from consumers.kafka import KafkaSource
 from consumers.source import EmbeddedSource, Source, SourceError
 from consumers.warehouse import WarehouseSettings, run
 from gateway.clickhouse_server import ADMIN, ServerError, connect, password_of, url_of
 from gateway.config import Config
 from gateway.supervisor.children import CannotGoOn, Told
+from gateway.supervisor.log import WAREHOUSE
+from gateway.supervisor.members import unless, work_as_member
+from schemas.kafka import KafkaSettings
 from schemas.topics import TOPICS
 
-_CONSUMER: Final = "warehouse"
 # Of the grace: what a range in work may still take. The supervisor gives this process three tenths at least.
 _STOP_SHARE: Final = 0.15
 _LOOK_EVERY_SECONDS: Final = 0.2
@@ -28,26 +31,29 @@ _CONNECT_AGAIN_SECONDS: Final = 0.25
 # The embedded server takes a second or two to start: that is no news.
 _ATTEMPTS_IN_SILENCE: Final = 20
 
-T = TypeVar("T")
-
 _log = logging.getLogger(__name__)
 
 
 async def fill_warehouse(config: Config, told: Told, *, catch_up: bool) -> None:
     """Consume the log until told to leave. Raises `CannotGoOn`."""
+    kafka = config.kafka
+    if kafka is not None:
+        await _from_kafka(config, kafka, told)
+        return
     try:
-        await _fill(config, told, catch_up=catch_up)
+        await _from_file(config, told, catch_up=catch_up)
     except SourceError as error:
         raise CannotGoOn(str(error)) from error
 
 
-async def _fill(config: Config, told: Told, *, catch_up: bool) -> None:
+async def _from_file(config: Config, told: Told, *, catch_up: bool) -> None:
     async with AsyncExitStack() as stack:
-        source = await _unless(told.leave, EmbeddedSource.open(config.directory / "log", _CONSUMER))
+        # Before all else: from now on nothing is trimmed that was not read.
+        source = await unless(told.leave, EmbeddedSource.open(config.directory / "log", WAREHOUSE))
         if source is None:
             return
         stack.push_async_callback(source.close)
-        client = await _unless(told.leave, _connected(config))
+        client = await unless(told.leave, _connected(config))
         if client is None:
             return
         stack.push_async_callback(client.close)
@@ -55,6 +61,37 @@ async def _fill(config: Config, told: Told, *, catch_up: bool) -> None:
         stopping = asyncio.create_task(_tell(stop, told, source, catch_up=catch_up))
         stack.callback(stopping.cancel)
         await run(source, client, _settings(config), stop)
+
+
+async def _from_kafka(config: Config, kafka: KafkaSettings, told: Told) -> None:
+    """Fill the warehouse as one of its group. Others write on, so a stop has no end of the log to wait for."""
+    # Before all else: a member that cannot store would keep its partitions from those that can.
+    client = await unless(told.leave, _connected(config))
+    if client is None:
+        return
+
+    async def fill(source: KafkaSource, stop: asyncio.Event) -> None:
+        await run(source, client, _settings(config), stop)
+
+    try:
+        await work_as_member(config, kafka, group_of(config), reads=TOPICS, leave=told.leave, work=fill)
+    finally:
+        await client.close()
+
+
+def group_of(config: Config) -> str:
+    """Return the name of the group of consumers that fill this warehouse.
+
+    An embedded server is a warehouse of its own: in a group with others it would get some of the partitions only.
+    """
+    if config.kafka_group or config.clickhouse_url:
+        return config.kafka_group or WAREHOUSE
+    kept = config.directory / "warehouse-group"
+    if not kept.exists():
+        beside = kept.with_suffix(".new")
+        beside.write_text(f"{WAREHOUSE}-{uuid.uuid4()}")
+        beside.replace(kept)
+    return kept.read_text()
 
 
 def _settings(config: Config) -> WarehouseSettings:
@@ -68,18 +105,6 @@ def _settings(config: Config) -> WarehouseSettings:
     )
 
 
-async def _unless(leave: asyncio.Event, opening: Coroutine[Any, Any, T]) -> T | None:
-    """Return what is opened; None when told to leave before it is."""
-    task, leaving = asyncio.create_task(opening), asyncio.create_task(leave.wait())
-    await asyncio.wait([task, leaving], return_when=asyncio.FIRST_COMPLETED)
-    leaving.cancel()
-    if task.done():
-        return task.result()
-    task.cancel()
-    await asyncio.wait([task])
-    return None
-
-
 async def _connected(config: Config) -> AsyncClient:
     """Return a client as soon as ClickHouse answers."""
     if config.clickhouse_url:
@@ -90,7 +115,7 @@ async def _connected(config: Config) -> AsyncClient:
     while True:
         attempts += 1
         try:
-            return await connect(*place, config.clickhouse_database)
+            return await connect(*place, config.clickhouse_database, ca_file=config.clickhouse_ca_file)
         except ServerError as error:
             if attempts == _ATTEMPTS_IN_SILENCE:
                 _log.warning("waiting for ClickHouse: %s", error)

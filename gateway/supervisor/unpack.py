@@ -1,0 +1,33 @@
+"""The unpacking consumer's process: batches on Kafka on one side, the topic of plain events on the other."""
+
+from typing import Final
+
+from consumers import unpack
+from consumers.unpack import UnpackSettings
+from gateway.config import Config
+from gateway.supervisor.children import CannotGoOn, Told
+from gateway.supervisor.members import work_as_member
+from schemas.topics import BATCHES, EVENTS
+
+_GROUP: Final = "unpack"
+# Of the grace: what the transactions in work may still take.
+_STOP_SHARE: Final = 0.5
+
+
+async def unpack_events(config: Config, told: Told) -> None:
+    """Fill the topic of plain events until told to leave. Raises `CannotGoOn`."""
+    kafka = config.kafka
+    if kafka is None:
+        raise CannotGoOn("there is nothing to unpack for without kafka_bootstrap")
+    settings = UnpackSettings(
+        resend_window_records=config.unpack_resend_window_records, stop_seconds=_STOP_SHARE * config.grace_seconds
+    )
+    await work_as_member(
+        config,
+        kafka,
+        _GROUP,
+        reads=[BATCHES],
+        writes=[EVENTS],
+        leave=told.leave,
+        work=lambda source, stop: unpack.run(source, kafka, settings, stop),
+    )
