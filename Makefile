@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test check lint types format schemas clean
+.PHONY: help install demo test check lint types campaign format schemas clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ lint: $(INSTALLED)  ## ruff: rules and format
 
 types: $(INSTALLED)  ## mypy, strict
 	$(BIN)/mypy
+
+campaign: $(INSTALLED)  ## faults by the hundred, then every event is counted: make campaign FAULTS=200 SEED=1
+	@$(BIN)/python -m tests.campaign --faults $(or $(FAULTS),200) --seed $(or $(SEED),1) $(CAMPAIGN)
 
 format: $(INSTALLED)  ## let ruff rewrite the files
 	$(BIN)/ruff check --fix .

@@ -14,6 +14,7 @@ ROOMS: Final = ("gateway", "consumers", "schemas")
 BOTH_SIDES: Final = ("gateway/cli/", "gateway/supervisor/", "gateway/demo/", "gateway/doctor.py")
 PURE: Final = (
     "gateway/decode.py",
+    "gateway/flush.py",
     "gateway/problems.py",
     "gateway/releases/decide.py",
     "gateway/releases/rules.py",
