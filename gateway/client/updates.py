@@ -3,8 +3,8 @@
 * offered, downloaded and verified, tried, activated: each step is on disk before the next begins, so that a process
   killed anywhere goes on with the old model or the new one, and tries again what was not finished.
 * What a catalogue revokes stops at once, in this session, before anything is fetched in its place.
-* Nothing new is installed from an expired catalogue or by keys whose list has expired; what runs goes on. What an
-  expired catalogue revokes is revoked.
+* Nothing new is installed from an expired catalogue or by keys whose list has expired; what runs goes on. What they
+  revoke is revoked all the same.
 * Key lists are judged first. What a key signed that is no longer listed stops in this session, unless the same reply
   brings a catalogue that lists it under a key that counts.
 """
@@ -117,7 +117,7 @@ class Updates:
         verdict = verify(
             news.document,
             news.signatures,
-            keys=self._ground.trust.ring.trusted(now_ms),
+            keys=self._ground.keys,
             app=self._ground.app,
             model=kept.model,
             seen=known.number,
@@ -248,3 +248,5 @@ def _activate(slot: Slot, entry: Release, running: Running, *, ms: float) -> Non
         events.insert(0, kept.event("reverted", old.release, f"told_{entry.release}"))
     if kept.move(state, *events):
         slot.running = running
+    else:
+        kept.came_back(entry.sha256)

@@ -169,8 +169,13 @@ async def test_an_expired_list_installs_nothing_new_and_what_runs_goes_on(world:
     await device.flush()
     await device.flush()
     assert running(device) == BUNDLED
-    assert device.status().models["upsell"].catalogue == 2
-    assert {(2, "failed", "keys_expired"), (0, "failed", "catalogue_unknown_key")} <= set(world.hostile.reported())
+    assert {(2, "failed", "keys_expired"), (3, "failed", "keys_expired")} <= set(world.hostile.reported())
     world.clock.ms -= 11 * 86_400_000
     await device.flush()
     assert running(device) == ("ota", 3)
+    world.clock.ms += 11 * 86_400_000
+    await device.flush()
+    assert running(device) == ("ota", 3), "what runs goes on"
+    world.offers(await publisher.publish(1, key="release", floor=4), 4)
+    await device.flush()
+    assert running(device)[0] == "bundled", "and what is revoked stops"
