@@ -17,6 +17,7 @@ from gateway.config import Config
 from gateway.publish import Unavailable
 from gateway.releases.snapshot import SnapshotKeeper
 from gateway.releases.store import Store, StoreError
+from gateway.strangers import connection_log
 from gateway.supervisor.children import CannotGoOn
 from gateway.supervisor.drain import Drain
 from gateway.supervisor.log import open_log
@@ -53,7 +54,11 @@ async def _serve(config: Config, listening: socket.socket, leave: asyncio.Event)
         drain = Drain()
         app.middlewares.insert(0, drain.middleware)
         runner = web.AppRunner(
-            app, auto_decompress=False, access_log=None, shutdown_timeout=config.grace_seconds * _CLOSE_SHARE
+            app,
+            auto_decompress=False,
+            access_log=None,
+            logger=connection_log(),
+            shutdown_timeout=config.grace_seconds * _CLOSE_SHARE,
         )
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
