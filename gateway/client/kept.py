@@ -151,9 +151,9 @@ class Kept:
         return self.move(rules.with_attempt(self.state, sha256, rules.started(attempt))) or last_resort
 
     def came_back(self, sha256: str) -> None:
-        """Note that a load did not crash."""
+        """Note that a load did not crash: where the disk refuses, too, or its refusals would count as crashes."""
         attempt = rules.came_back(self.attempt(sha256))
-        self.move(rules.with_attempt(self.state, sha256, attempt), durable=False)
+        self.move(rules.with_attempt(self.state, sha256, attempt), anyway=True, durable=False)
 
     def load_failed(self, release: int, sha256: str, detail: str) -> None:
         """Give up an artifact that cannot be loaded or proven here."""

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -238,11 +239,18 @@ async def test_two_processes_share_the_queue_and_one_sends(world: World) -> None
 
 
 async def test_processes_that_predict_at_the_same_time_lose_nothing(world: World) -> None:
+    enough = asyncio.Event()
+
+    async def count() -> None:
+        if len(world.gateway.stored) >= 30:
+            enough.set()
+
+    world.gateway.before_answer = count
     processes = [await start(world, busy=True) for _ in range(3)]
     for process in processes:
         assert process.stdout is not None
         await process.stdout.readline()
-    await asyncio.sleep(1.0)
+    await asyncio.wait_for(enough.wait(), 30)
     for process in processes:
         process.send_signal(signal.SIGKILL)
         await process.communicate()
@@ -282,15 +290,15 @@ async def test_a_disk_that_fills_up_during_an_update_never_reaches_the_app(world
     assert ledger.produced == stored + client.status().queued_events + sum(ledger.dropped.values())
 
 
+def _lock(file: sqlite3.Connection, told: dict[str, Any]) -> None:
+    file.execute("BEGIN IMMEDIATE")
+
+
 async def test_a_proven_release_that_cannot_be_recorded_is_not_used_until_it_can(world: World) -> None:
     world.offer(17, [world.publisher.release(42, artifact(0.8))], 42)
     client = await world.open()
     other = sqlite3.connect(world.directory / "device.db", isolation_level=None, check_same_thread=False)
-
-    def lock_the_file(told: dict[str, Any]) -> None:
-        other.execute("BEGIN IMMEDIATE")
-
-    world.runtime.on_load = lock_the_file
+    world.runtime.on_load = partial(_lock, other)
     await client.flush()
     assert client.predict("upsell", SIGNALS).release == 1
     other.execute("ROLLBACK")
@@ -299,6 +307,22 @@ async def test_a_proven_release_that_cannot_be_recorded_is_not_used_until_it_can
     world.clock.turn(61)
     await client.flush()
     assert client.predict("upsell", SIGNALS).release == 42
+
+
+async def test_records_that_fail_again_and_again_are_not_held_against_the_release(world: World) -> None:
+    world.offer(17, [world.publisher.release(42, artifact(0.8))], 42)
+    client = await world.open()
+    for _ in range(5):
+        other = sqlite3.connect(world.directory / "device.db", isolation_level=None, check_same_thread=False)
+        world.runtime.on_load = partial(_lock, other)
+        await client.flush()
+        assert client.predict("upsell", SIGNALS).release == 1
+        other.close()
+        world.clock.turn(61)
+    world.runtime.on_load = lambda told: None
+    await client.flush()
+    assert client.predict("upsell", SIGNALS).release == 42
+    assert "quarantined" not in [step[0] for step in world.gateway.steps(42)]
 
 
 async def test_a_directory_that_cannot_be_written_still_decides_and_sends_nothing(world: World) -> None:
