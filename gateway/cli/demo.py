@@ -3,7 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
-from gateway.cli.options import Nouns, add_command, seconds, whole
+from gateway.cli.options import Nouns, add_command, seconds, this_command, whole
 
 _ENDED_BY_SIGTERM = 128 + 15
 
@@ -31,6 +31,7 @@ def _demo(arguments: Namespace) -> int:
         keep=arguments.keep,
         json=arguments.json,
         data=arguments.data,
+        command=this_command(),
     )
     try:
         return asyncio.run(run_demo(options))

@@ -34,7 +34,7 @@ class Progress:
         self._phase = "starting"
         self._began = 0.0
         self._fleet: FleetReport | None = None
-        self._stored = Stored()
+        self._stored = self._counted = Stored()
         self._last_line = 0.0
         self._console = Console(stderr=True, highlight=False)
         self._live = Live(console=self._console, refresh_per_second=4) if self._console.is_terminal else None
@@ -61,14 +61,16 @@ class Progress:
     def fleet(self, report: FleetReport) -> None:
         """Take what the fleet has done."""
         self._began = self._began or time.monotonic()
-        self._fleet = report
+        self._fleet, self._stored = report, self._counted
         self.history.append(Moment(round(time.monotonic() - self._began, 1), report.releases))
         self._show()
 
     def stored(self, stored: Stored) -> None:
-        """Take what the warehouse holds."""
-        self._stored = stored
-        self._show()
+        """Take what the warehouse holds; what is newer than the fleet's own count is shown with the next of these."""
+        self._counted = stored
+        if self._fleet is None or stored.events + stored.refused <= self._fleet.produced:
+            self._stored = stored
+            self._show()
 
     def _show(self) -> None:
         if self._live:

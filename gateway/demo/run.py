@@ -6,20 +6,20 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from msgspec.structs import replace
 
-from gateway.client.fleet import FleetOptions, FleetReport, bundled_upsell, run_fleet
+from gateway.client.fleet import FleetOptions, FleetReport, KeyRefused, bundled_upsell, run_fleet
 from gateway.client.fleet.files import allow_open_files
 from gateway.demo.live import Progress
 from gateway.demo.memory import resident_bytes
-from gateway.demo.result import Result, print_result
+from gateway.demo.result import Result, print_result, stopped
 from gateway.demo.served import DemoError, Served, serving
 from gateway.demo.stage import Stage, model_file, set_up
 from gateway.demo.stored import Warehouse
@@ -34,7 +34,10 @@ _LOOK_EVERY_SECONDS: Final = 1.0
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What to show. `data` is a directory that does not exist yet or is empty; None: a temporary one."""
+    """What to show. `data` is a directory that does not exist yet or is empty; None: a temporary one.
+
+    `command` starts backhaul from any shell; what is printed to be pasted begins with it.
+    """
 
     devices: int = 200
     seconds: float = 60.0
@@ -42,6 +45,12 @@ class DemoOptions:
     keep: bool = False
     json: bool = False
     data: Path | None = None
+    command: str = "backhaul"
+
+    @property
+    def keeps_data(self) -> bool:
+        """Whether what it writes stays, when all goes well."""
+        return self.keep or self.data is not None
 
 
 async def run_demo(options: DemoOptions) -> int:
@@ -55,10 +64,11 @@ async def run_demo(options: DemoOptions) -> int:
         try:
             code = await _run(options, directory)
         except asyncio.CancelledError:
-            _forget(options, directory)
+            _forget(directory, unless=options.data is not None)
             raise
-        if code == 0:
-            _forget(options, directory)  # after a failure it stays, to be looked at
+        except DemoError as error:
+            raise DemoError(f"{error}\nwhat it wrote is kept in {directory}") from error
+        _forget(directory, unless=options.keeps_data or code != 0)  # after a failure it stays, to be looked at
         return code
     except (DemoError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and not error.filename else error
@@ -75,14 +85,19 @@ async def _run(options: DemoOptions, directory: Path) -> int:
             result = await _show(options, served, progress)
             progress.close()
             if options.keep:
-                with _interrupt() as interrupted:
-                    _print(options, result)
-                    await interrupted.wait()
+                interrupted = _interrupt()
+                _print(options, replace(result, data=str(directory), url=served.url))
+                await interrupted.wait()
             code = await served.stop()
     if code:
-        result = msgspec.structs.replace(result, faults=[*result.faults, f"backhaul serve left with exit code {code}"])
-    if not options.keep:
-        _print(options, result)
+        result = replace(result, faults=[*result.faults, f"backhaul serve left with exit code {code}"])
+    if options.keep:
+        late = f"WRONG: {result.faults[-1]}\n" if code else ""
+        sys.stderr.write(f"{late}{stopped(str(directory), options.command)}\n")
+    else:
+        # After a failure it stays, to be looked at.
+        stays = options.keeps_data or bool(result.faults)
+        _print(options, replace(result, data=str(directory)) if stays else result)
     return 1 if result.faults else 0
 
 
@@ -108,8 +123,6 @@ async def _show(options: DemoOptions, served: Served, progress: Progress) -> Res
         stored=stored,
         history=progress.history,
         memory_bytes=resident_bytes(served.processes() | {"fleet": os.getpid()}),
-        data=str(directory),
-        url=served.url,
     )
 
 
@@ -134,9 +147,14 @@ async def _act(options: FleetOptions, stage: Stage, warehouse: Warehouse, progre
     async with asyncio.TaskGroup() as beside:
         watching = beside.create_task(_watch(warehouse, progress))
         publishing = beside.create_task(publish_midway())
-        report = await run_fleet(options, watch)
+        try:
+            report: FleetReport | KeyRefused = await run_fleet(options, watch)
+        except KeyRefused as error:  # raised here, the group would wrap it
+            report = error
         watching.cancel()
         publishing.cancel()
+    if isinstance(report, KeyRefused):
+        raise DemoError(str(report)) from report
     return report
 
 
@@ -147,27 +165,27 @@ async def _watch(warehouse: Warehouse, progress: Progress) -> None:
         await asyncio.sleep(_LOOK_EVERY_SECONDS)
 
 
-@contextmanager
-def _interrupt() -> Iterator[asyncio.Event]:
-    """Make Ctrl-C an event: here it is how the demonstration is meant to end."""
+def _interrupt() -> asyncio.Event:
+    """Make Ctrl-C and SIGTERM an event: here they are how the demonstration is meant to end.
+
+    They stay one to the end: a second Ctrl-C must not cut the orderly stop short.
+    """
     loop, interrupted = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_signal_handler(signal.SIGINT, interrupted.set)
-    try:
-        yield interrupted
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupted.set)
+    return interrupted
 
 
 def _print(options: DemoOptions, result: Result) -> None:
     if options.json:
         sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
     else:
-        print_result(result, keeps_data=options.data is not None or bool(result.faults), keeps_serving=options.keep)
+        print_result(result, options.command)
     sys.stdout.flush()
 
 
-def _forget(options: DemoOptions, directory: Path) -> None:
-    if options.data is None and not options.keep:
+def _forget(directory: Path, *, unless: bool) -> None:
+    if not unless:
         shutil.rmtree(directory, ignore_errors=True)
 
 
