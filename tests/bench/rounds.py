@@ -1,0 +1,115 @@
+"""Measure the programs in interleaved, shuffled rounds: what disturbs the machine disturbs all of them.
+
+* Every answer is checked by the load generator, and every record that a program acknowledged must be on its log.
+* The first round warms up (compilers at run time, page cache) and is not counted.
+"""
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+from tests.bench.arrivals import Arrivals
+from tests.bench.build import Missing
+from tests.bench.figures import Sample
+from tests.bench.processes import peak_bytes, used
+from tests.bench.programs import Ground, Program, Server
+
+_CONNECTIONS: Final = 64
+
+
+class Wrong(Exception):
+    """A server that answered wrongly, or acknowledged what did not arrive: its figures mean nothing."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is sent, and how: `rate` 0 is as fast as answers come."""
+
+    program: Path
+    bodies: Path
+    events: int
+    seconds: float
+    rate: float = 0.0
+    connections: int = _CONNECTIONS
+
+    def send(self, port: int, app_key: str) -> dict[str, Any]:
+        """Send it and return what the generator counted. Raises `Wrong`."""
+        numbers = [self.events, self.connections, self.seconds, self.rate]
+        command = [str(self.program), str(port), str(self.bodies), *map(str, numbers), app_key]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=self.seconds + 60)
+        if done.returncode:
+            raise Wrong(f"the load generator ended with {done.returncode}: {done.stderr.strip()}")
+        counted: dict[str, Any] = json.loads(done.stdout)
+        if counted["bad"] or not counted["good"]:
+            raise Wrong(f"{counted['bad']} bad answers, the first: {counted['first_bad']!r}")
+        return counted
+
+
+class Field:
+    """The programs that could be started, together with those that could not, each with the reason."""
+
+    def __init__(self, programs: Sequence[Program], ground: Ground, say: Callable[[str], None]) -> None:
+        self._programs = programs
+        self._ground = ground
+        self._say = say
+        self._stack = ExitStack()
+        self.servers: list[Server] = []
+        self.missing: dict[str, str] = {}
+
+    def __enter__(self) -> "Field":
+        for program in self._programs:
+            self._say(f"starting {program.name}")
+            try:
+                self.servers.append(self._stack.enter_context(Server(program, self._ground)))
+            except Missing as missing:
+                self.missing[program.name] = str(missing)
+                self._say(f"  left out: {missing}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def rounds(self, load: Load, count: int, dice: Random) -> Iterator[Sample]:
+        """Yield the samples of `count` rounds; a program that fails is left out from then on."""
+        for number in range(count + 1):
+            order = list(self.servers)
+            dice.shuffle(order)
+            for server in order:
+                try:
+                    sample = measured(server, load, self._ground, number)
+                except Wrong as wrong:
+                    self.missing[server.program.name] = str(wrong)
+                    self.servers.remove(server)
+                    self._say(f"  {server.program.name} is out: {wrong}")
+                    continue
+                self._say(f"  round {number} {sample.program}: {sample.cpu_us:.0f} us")
+                if number:
+                    yield sample
+
+
+def measured(server: Server, load: Load, ground: Ground, number: int) -> Sample:
+    """Send the load to one server and return what it used. Raises `Wrong`."""
+    arrivals = Arrivals(server.program, server.directory, ground)
+    before, arrived = used(server.pid), arrivals.count()
+    counted = load.send(server.port, ground.app_key)
+    spent, arrived = used(server.pid).since(before), arrivals.count() - arrived
+    good = counted["good"]
+    if arrivals.of(good) not in (None, arrived):
+        raise Wrong(f"{good} batches were acknowledged and {arrived} records arrived")
+    return Sample(
+        program=server.program.name,
+        round=number,
+        batches=good,
+        cpu_us=spent.cpu_seconds / good * 1e6,
+        system_share=spent.system_seconds / max(1e-9, spent.user_seconds + spent.system_seconds),
+        batches_per_second=good / counted["seconds"],
+        p50_ms=counted["p50_ms"],
+        p99_ms=counted["p99_ms"],
+        max_ms=counted["max_ms"],
+        peak_mib=peak_bytes(server.pid) / 2**20,
+    )

@@ -1,0 +1,103 @@
+"""Render a result: a table for the terminal, and the README's from the newest file: `python tests/bench/table.py`."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+RESULTS: Final = Path(__file__).resolve().parent / "results"
+_HEADERS: Final = (
+    "program",
+    "CPU µs a batch",
+    "user + system",
+    "x floor",
+    "least-most",
+    "events/s a core",
+    "p99 ms",
+    "MiB",
+)
+
+
+def text_table(result: Mapping[str, Any]) -> str:
+    """Return the result as a person reads it in a terminal."""
+    lines = [_HEADERS, *(_cells(name, row) for name, row in result["programs"].items())]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADERS))]
+    text = [
+        "  ".join(_aligned(cell, width, at) for at, (cell, width) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    ]
+    return "\n".join([*text, *_notes(result)])
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """Return the table of the README."""
+    head = "| what does the job | CPU µs a batch | times the floor | events a second and core | peak MiB |"
+    lines = [head, "| --- | --- | --- | --- | --- |"]
+    for name, row in result["programs"].items():
+        shown = f"**{name}**" if name == "backhaul" else name
+        cells = [
+            f"{row['cpu_us']:.0f}",
+            _times(row["quotient_to_floor"]),
+            f"{row['events_per_second']:,.0f}",
+            f"{row['peak_mib']:.0f}",
+        ]
+        lines.append(f"| {shown}: {row['about']} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *_notes(result)])
+
+
+def newest() -> dict[str, Any]:
+    """Return the newest result. Raises FileNotFoundError where there is none."""
+    files = sorted(RESULTS.glob("*.json"))
+    if not files:
+        raise FileNotFoundError("no result has been written: run `make bench`")
+    found: dict[str, Any] = json.loads(files[-1].read_text())
+    return found
+
+
+def _cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        name,
+        f"{row['cpu_us']:.0f}",
+        f"{row['user_us']:.0f} + {row['system_us']:.0f}",
+        _times(row["quotient_to_floor"]),
+        f"{_times(row['quotient_least'])}-{_times(row['quotient_most'])}",
+        f"{row['events_per_second']:,.0f}",
+        f"{row['p99_ms']:.1f}",
+        f"{row['peak_mib']:.0f}",
+    )
+
+
+def _times(quotient: float | None) -> str:
+    return "" if quotient is None else f"{quotient:.2f}"
+
+
+def _aligned(cell: str, width: int, at: int) -> str:
+    return cell.rjust(width) if at else cell.ljust(width)
+
+
+def _notes(result: Mapping[str, Any]) -> Iterator[str]:
+    machine = result["machine"]
+    yield (
+        f"Batches of {result['events']} events with {result['signals']} signals, gzip, {result['connections']} "
+        f"connections; medians over rounds of {result['seconds']:g} s; {machine['cpu']}, {machine['cores']} cores, "
+        f"{result['date']}, commit {result['commit']}."
+    )
+    yield "Bytes an event: " + ", ".join(f"{count:.1f} ({of})" for of, count in result["bytes_per_event"].items()) + "."
+    for events, programs in result.get("other_sizes", {}).items():
+        shown = ", ".join(
+            f"{name} {row['cpu_us']:.0f} µs ({_times(row['quotient_to_floor'])} x floor)"
+            for name, row in programs.items()
+        )
+        yield f"Batches of {events} events: {shown}."
+    if half := result.get("half_load"):
+        yield (
+            f"At half load ({half['batches_per_second']:.0f} batches a second): acknowledged in "
+            f"{half['p50_ms']:.1f} ms at the median, {half['p99_ms']:.1f} ms at the 99th percentile."
+        )
+    for name, reason in result["left_out"].items():
+        yield f"Left out: {name}: {reason}."
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown(newest()) + "\n")

@@ -1,0 +1,116 @@
+"""The bench's pure parts: bodies are the contract's and always the same, quotients are taken round by round."""
+
+import gzip
+import json
+import os
+from struct import unpack_from
+
+import msgspec
+import pytest
+
+from gateway.decode import Caps, decode
+from tests.bench.bodies import SIGNALS, Shape, bodies, framed
+from tests.bench.figures import Sample, rows
+from tests.bench.processes import peak_bytes, tree, used
+from tests.bench.table import markdown, text_table
+
+
+@pytest.mark.parametrize("events", [0, 10, 50, 200])
+def test_every_made_up_batch_is_accepted_whole(events: int) -> None:
+    caps = Caps(inflated_max_bytes=8 << 20, batch_max_events=1000)
+    for body in bodies(Shape(events, len(SIGNALS)), 20, seed=3):
+        decoded = decode(body, "gzip", caps)
+        assert (decoded.events, decoded.refused) == (events, ())
+
+
+def test_a_seed_gives_the_same_bytes_and_another_seed_others() -> None:
+    shape = Shape(50, 2)
+    assert bodies(shape, 3, seed=1) == bodies(shape, 3, seed=1)
+    assert bodies(shape, 3, seed=1) != bodies(shape, 3, seed=2)
+
+
+def test_predictions_carry_as_many_signals_as_the_shape_has() -> None:
+    document = json.loads(gzip.decompress(bodies(Shape(50, 5), 1, seed=1)[0]))
+    predictions = [event for event in document["events"] if event["type"] == "prediction"]
+    assert len(predictions) > 30
+    assert {len(event["signals"]) for event in predictions} == {5} == {len(document["signals"]["upsell"])}
+
+
+def test_frames_hold_the_bodies_in_order() -> None:
+    made = bodies(Shape(1, 2), 4, seed=1)
+    data, read, at = framed(made), [], 0
+    while at < len(data):
+        (size,) = unpack_from("<I", data, at)
+        read.append(data[at + 4 : at + 4 + size])
+        at += 4 + size
+    assert read == made
+
+
+def sample(program: str, number: int, cpu_us: float) -> Sample:
+    return Sample(program, number, 1000, cpu_us, 0.25, 500.0, 1.0, 2.0, 3.0, 64.0)
+
+
+SAMPLES = [
+    sample("floor", 1, 50.0),
+    sample("ours", 1, 200.0),
+    # A round in which the machine was busy: all take twice as long.
+    sample("floor", 2, 100.0),
+    sample("ours", 2, 400.0),
+    sample("floor", 3, 50.0),
+    sample("ours", 3, 150.0),
+]
+
+
+def test_a_disturbed_round_does_not_move_the_quotient() -> None:
+    found = rows(SAMPLES, {"ours": "the gateway"}, 50)["ours"]
+    assert (found.quotient_to_floor, found.quotient_least, found.quotient_most) == (4.0, 3.0, 4.0)
+    assert (found.cpu_us, found.cpu_us_least, found.batches, found.rounds) == (200.0, 150.0, 3000, 3)
+    assert (found.user_us, found.system_us, found.about) == (150.0, 50.0, "the gateway")
+    assert found.events_per_second == pytest.approx(250_000)
+
+
+def test_the_cheapest_program_comes_first() -> None:
+    assert list(rows(SAMPLES, {}, 50)) == ["floor", "ours"]
+
+
+def test_without_a_floor_there_are_no_quotients() -> None:
+    found = rows([sample("ours", 1, 200.0)], {}, 50)["ours"]
+    assert found.quotient_to_floor is None
+    assert found.cpu_us == 200.0
+
+
+RESULT = {
+    "date": "2026-01-02",
+    "commit": "abc",
+    "machine": {"cpu": "a CPU", "cores": "2"},
+    "events": 50,
+    "signals": 12,
+    "seconds": 2.0,
+    "connections": 64,
+    "bytes_per_event": {"2 signals": 31.0},
+    "programs": msgspec.to_builtins(rows(SAMPLES, {"ours": "the gateway"}, 50)),
+    "other_sizes": {"0": msgspec.to_builtins(rows(SAMPLES, {}, 0))},
+    "half_load": msgspec.to_builtins(sample("ours", 1, 1.0)),
+    "left_out": {"go": "go is not installed"},
+}
+
+
+def test_the_terminal_table_has_a_line_for_each_program_and_says_what_was_left_out() -> None:
+    lines = text_table(RESULT).splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["program", "floor", "ours"]
+    assert "4.00" in lines[2]
+    assert lines[-1] == "Left out: go: go is not installed."
+
+
+def test_the_readme_table_is_markdown() -> None:
+    lines = markdown(RESULT).splitlines()
+    assert lines[3] == "| ours: the gateway | 200 | 4.00 | 250,000 | 64 |"
+    assert {line.count("|") for line in lines[:4]} == {6}
+
+
+def test_a_process_tree_is_this_process_and_its_time_only_grows() -> None:
+    assert os.getpid() in tree(os.getppid())
+    before = used(os.getpid())
+    sum(range(100_000))
+    assert used(os.getpid()).since(before).cpu_seconds > 0
+    assert peak_bytes(os.getpid()) > 1 << 20
