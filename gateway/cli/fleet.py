@@ -39,6 +39,8 @@ def register(nouns: Nouns) -> None:
 def _run(arguments: Namespace) -> int:
     import tempfile
 
+    from gateway.releases.keys import key_name, load_public
+
     if arguments.data is not None:
         report = _lived(arguments, arguments.data)
     else:
@@ -48,7 +50,10 @@ def _run(arguments: Namespace) -> int:
     if report.unsettled:
         note(f"{report.unsettled} devices still have something to say: is the gateway taking batches?")
         return FAILED
-    return DONE
+    for why, count in report.refused.items():
+        believed = key_name(load_public(arguments.public_key))
+        note(f"{count} devices refuse the releases they are sent ({why}); --public-key is {believed}")
+    return FAILED if report.refused else DONE
 
 
 def _lived(arguments: Namespace, directory: Path) -> "FleetReport":

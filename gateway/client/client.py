@@ -56,12 +56,16 @@ class Predicted(Struct, frozen=True, gc=False):
 
 
 class ModelStatus(Struct, frozen=True):
-    """What runs of one model now, as the device and as the gateway know it, and the newest catalogue accepted."""
+    """What runs of one model now, as the device and as the gateway know it, and the newest catalogue accepted.
+
+    `refused` says why the newest catalogue that came in this session was not accepted; empty where it was.
+    """
 
     release: int
     source: Source
     use: Use
     catalogue: int
+    refused: str = ""
 
 
 class Status(Struct, frozen=True):
@@ -246,7 +250,9 @@ class Client:
             wait_seconds=self._sender.wait_seconds(),
             ledger=self.ledger,
             models={
-                model: ModelStatus(slot.running.release, slot.running.source, slot.use(), slot.kept.state.number)
+                model: ModelStatus(
+                    slot.running.release, slot.running.source, slot.use(), slot.kept.state.number, slot.refused
+                )
                 for model, slot in self._slots.items()
             },
         )

@@ -40,6 +40,8 @@ class Slot:
         self.bundled = bundled
         self.kept = Kept(ground, model, bundled.sha256)
         self.running = NOTHING
+        # Why the newest catalogue that came was refused in this session; empty where it was not.
+        self.refused = ""
 
     def restore(self, text: bytes | None) -> None:
         """Take up what was written, and load what should run."""

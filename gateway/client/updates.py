@@ -128,7 +128,10 @@ class Updates:
             logger.warning("%s: a catalogue does not hold: %s", kept.model, verdict.code)
             kept.report(0, f"catalogue_{verdict.code}")
         if verdict.catalogue is None:
+            signers = ", ".join(signature.key for signature in news.signatures) or "nobody"
+            slot.refused = f"{verdict.code}: catalogue signed by {signers}"
             return
+        slot.refused = ""
         before = kept.state
         after = rules.accepted(known, verdict.catalogue, news, slot.bundled.sha256)
         kept.move(after, *_revocations(slot, before, after), anyway=True)

@@ -59,6 +59,25 @@ def test_an_app_a_release_and_a_fleet_end_as_rows_that_a_report_sums_up(url: str
     assert backhaul("report", "summary", "--app", "shop")
 
 
+def test_a_fleet_with_a_wrong_key_is_told_which(url: str, backhaul: Callable[..., Any], tmp_path: Path) -> None:
+    key = backhaul("app", "create", "shop")["key"]
+    signing, other = (backhaul("key", "generate", name)["key"] for name in ("release.pem", "other.pem"))
+    release = ("--app", "shop", "--model", "upsell", "--file", MODEL, "--sdk", ">=2.3", "--sign", "release.pem")
+    backhaul("release", "publish", *release)
+
+    def run(app_key: str) -> subprocess.CompletedProcess[str]:
+        fleet = ("--url", url, "--app-key", app_key, "--public-key", "other.pem.pub", "--bundled", str(MODEL))
+        words = ("fleet", "run", *fleet, "--devices", "3", "--seconds", "3", "--day-seconds", "1")
+        return subprocess.run([*BACKHAUL, *words], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    disbelieving = run(key)
+    assert disbelieving.returncode == 1
+    assert f"(unknown_key: catalogue signed by {signing}); --public-key is {other}" in disbelieving.stderr
+    refused = run("shop.nothing")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "backhaul: the gateway refuses this app key: 401 unknown_key\n"
+
+
 def stored(backhaul: Callable[..., Any], events: int) -> Any:
     """Return the counts once everything that arrived is in the warehouse; the caller's timeout ends a vain wait."""
     query = (

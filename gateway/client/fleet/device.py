@@ -105,6 +105,7 @@ class Device:
             dropped=status.ledger.dropped,
             queued=status.queued_events,
             unsettled=self.why_unsettled,
+            refused=status.models[MODEL].refused,
         )
 
     def _unsettled(self, contact_before_ms: int, right_release: int | None) -> str:

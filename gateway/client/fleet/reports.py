@@ -10,7 +10,11 @@ from gateway.client.fleet.radio import Meter
 
 
 class DeviceReport(Struct, frozen=True, kw_only=True):
-    """One device: what it runs and what it still has to say; `unsettled` says what it waits for, empty when done."""
+    """One device: what it runs and what it still has to say.
+
+    `unsettled` says what it waits for, `refused` why it refuses the catalogue that it was sent; both empty when all is
+    well.
+    """
 
     device: str
     sdk: str
@@ -20,6 +24,7 @@ class DeviceReport(Struct, frozen=True, kw_only=True):
     dropped: dict[str, int]
     queued: int
     unsettled: str = ""
+    refused: str = ""
 
 
 class FleetReport(Struct, frozen=True, kw_only=True):
@@ -53,6 +58,7 @@ class FleetReport(Struct, frozen=True, kw_only=True):
     usual_requests: int
     releases: dict[str, int]
     unsettled: int
+    refused: dict[str, int]
     each: list[DeviceReport] = []
 
     @property
@@ -107,5 +113,6 @@ def fleet_report(
         usual_requests=tally.decisions + tally.polls + lived.downloads,
         releases=dict(Counter(str(device.release) for device in each)),
         unsettled=sum(1 for device in each if device.unsettled),
+        refused=dict(Counter(device.refused for device in each if device.refused)),
         each=each,
     )
