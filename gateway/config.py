@@ -330,7 +330,7 @@ def _check_together(config: Config) -> None:
             raise ConfigError(f"{smaller} ({low}) must not be above {larger} ({high})")
     if small := log_bounds.contradiction(config):
         raise ConfigError(small)
-    if wrong := contradiction(config, config.body_max_bytes):
+    if wrong := contradiction(config, config):
         raise ConfigError(wrong)
 
 

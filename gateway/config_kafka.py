@@ -8,12 +8,10 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
+from gateway.log_bounds import LogBounds, grounds, least_log_bytes, most_published_bytes, most_record_bytes
 from schemas.kafka import GIB, KIB, MIB, KafkaSettings, TopicSettings
 
 _BROKER: Final = r"[^\s,:]+:[0-9]{1,5}"
-# What a gateway may write in one record beside a refused body: the dead letter of one huge event.
-_LEAST_RECORD_BYTES: Final = 1280 * KIB
-_LETTER_BYTES: Final = 2 * KIB
 
 
 def _text(description: str, allowed: str, pattern: str, *, secret: bool = False) -> Meta:
@@ -89,9 +87,9 @@ class KafkaKeys(Struct, frozen=True, kw_only=True):
     kafka_record_max_bytes: Annotated[
         int,
         Meta(
-            ge=_LEAST_RECORD_BYTES,
+            ge=64 * KIB,
             le=GIB,
-            description="the largest record on Kafka; at least 4/3 of `body_max_bytes` and 2 KiB",
+            description="the largest record on Kafka; a refused body takes 4/3 of its size, and some KiB",
         ),
     ] = 2 * MIB
     kafka_publish_seconds: Annotated[
@@ -158,26 +156,22 @@ class KafkaKeys(Struct, frozen=True, kw_only=True):
         )
 
 
-def contradiction(keys: KafkaKeys, body_max_bytes: int) -> str | None:
+def contradiction(keys: KafkaKeys, bounds: LogBounds) -> str | None:
     """Say which keys contradict each other; None where none do. Files are looked at by `unusable`."""
-    least_bytes = body_max_bytes * 4 // 3 + _LETTER_BYTES
     if not keys.kafka_bootstrap:
-        return (
-            None
-            if keys.warehouse == "on"
-            else "warehouse=off needs kafka_bootstrap: a log that is a file has one reader"
-        )
-    if keys.kafka_record_max_bytes <= least_bytes:
-        return (
-            f"kafka_record_max_bytes ({keys.kafka_record_max_bytes}) must be above {least_bytes}:"
-            f" a refused body of body_max_bytes ({body_max_bytes}) takes 4/3 of its size and {_LETTER_BYTES}"
-        )
+        off = "warehouse=off needs kafka_bootstrap: a log that is a file has one reader"
+        return None if keys.warehouse == "on" else off
     if keys.kafka_min_insync > keys.kafka_replication:
-        return (
-            f"kafka_min_insync ({keys.kafka_min_insync}) must not be above kafka_replication ({keys.kafka_replication})"
-        )
+        return f"kafka_min_insync ({keys.kafka_min_insync}) is above kafka_replication ({keys.kafka_replication})"
     if keys.kafka_security.startswith("sasl") and not keys.kafka_sasl_user:
         return f"kafka_security {keys.kafka_security} needs kafka_sasl_user"
+    for key, least_bytes in (
+        ("kafka_record_max_bytes", most_record_bytes(bounds)),
+        ("kafka_pending_max_bytes", most_published_bytes(bounds)),
+        ("spool_max_bytes", least_log_bytes(bounds)),
+    ):
+        if getattr(keys, key) < least_bytes:
+            return f"{key} ({getattr(keys, key)}) must be at least {least_bytes}: {grounds(bounds)}"
     return None
 
 

@@ -2,8 +2,6 @@
 
 * 200 is sent only after the log has the batch and a dead letter for each refused event, in one step.
 * A body that is no batch is in the dead letters before the device hears 400 and drops it.
-* A dead letter's text is cut where a batch refuses more than a real one could: ten kilobytes that inflate to megabytes
-  of refused events must not fill the log. The batch's own record has all of it.
 * Nothing here does I/O but the publish; no decoded event lives while it is awaited.
 * Events end as accepted or refused in one place, `Metrics.settle`, and only once they are durable.
 """
@@ -20,9 +18,9 @@ from msgspec import UNSET, Struct
 
 from gateway.admission import Admitted, Gate, InFlight
 from gateway.answer import JsonAnswer
-from gateway.decode import Caps, Decoded, decode
+from gateway.decode import Caps, decode
 from gateway.flush import FlushControl
-from gateway.log_bounds import LETTER_CHARACTERS, LETTERS_CHARACTERS
+from gateway.letters import event_letters
 from gateway.metrics import Metrics
 from gateway.problems import MalformedBody, ServiceUnavailable, SlowDown, UnknownKey, spread
 from gateway.publish import Sink, Unavailable
@@ -118,7 +116,7 @@ class Ingest:
             offer=decision.told,
         )
         return Taken(
-            records=[batch_record(decoded.envelope.device, body, about), *_event_letters(about, decoded)],
+            records=[batch_record(decoded.envelope.device, body, about), *event_letters(about, decoded)],
             batch=decoded.envelope.batch,
             events=decoded.events,
             refusals=[refused.refusal for refused in decoded.refused],
@@ -149,25 +147,6 @@ class Ingest:
                 inline=decision.inline or UNSET,
             )
         )
-
-
-def _event_letters(about: BatchHeaders, decoded: Decoded) -> list[Record]:
-    longest = max(LETTER_CHARACTERS, LETTERS_CHARACTERS // max(1, len(decoded.refused)))
-    return [
-        dead_letter_record(
-            DeadLetter(
-                app=about.app,
-                received_at=about.received_at,
-                device=decoded.envelope.device,
-                batch=about.batch,
-                index=refused.refusal.index,
-                reason=refused.refusal.reason,
-                encoding="json",
-                body=refused.text[:longest],
-            )
-        )
-        for refused in decoded.refused
-    ]
 
 
 def _body_letter(admitted: Admitted, body: bytes, received_at: int, reason: str) -> Record:

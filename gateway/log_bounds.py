@@ -15,6 +15,8 @@ _CHARACTER_BYTES: Final = 4
 # What stands around a letter's text and around a batch's body: names, times, reasons, headers.
 _LETTER_BYTES: Final = 512
 _HEADERS_BYTES: Final = 64 * 1024
+# The index of a refused event in its batch's header, five digits and a comma.
+_INDEX_BYTES: Final = 6
 # A row ends in a page of its own.
 _PAGE_BYTES: Final = 4096
 
@@ -36,17 +38,26 @@ class LogBounds(Protocol):
 
 def contradiction(bounds: LogBounds) -> str | None:
     """Say which keys contradict each other; None where none do."""
-    pending_bytes = most_published_bytes(bounds)
-    # Twice, so that the log can take one such request while another waits for its consumer.
-    stored_bytes = 2 * (pending_bytes + _PAGE_BYTES * (1 + bounds.batch_max_events))
-    for key, least_bytes in (("log_pending_max_bytes", pending_bytes), ("log_max_bytes", stored_bytes)):
+    for key, least_bytes in (
+        ("log_pending_max_bytes", most_published_bytes(bounds)),
+        ("log_max_bytes", least_log_bytes(bounds)),
+    ):
         if getattr(bounds, key) < least_bytes:
-            return (
-                f"{key} ({getattr(bounds, key)}) must be at least {least_bytes}: so much may come of one request with"
-                f" body_max_bytes {bounds.body_max_bytes}, inflated_max_bytes {bounds.inflated_max_bytes}"
-                f" and batch_max_events {bounds.batch_max_events}"
-            )
+            return f"{key} ({getattr(bounds, key)}) must be at least {least_bytes}: {grounds(bounds)}"
     return None
+
+
+def grounds(bounds: LogBounds) -> str:
+    """Say what a bound follows from."""
+    return (
+        f"so much may come of one request with body_max_bytes {bounds.body_max_bytes},"
+        f" inflated_max_bytes {bounds.inflated_max_bytes} and batch_max_events {bounds.batch_max_events}"
+    )
+
+
+def least_log_bytes(bounds: LogBounds) -> int:
+    """Return the least that a log must hold: one such request while another waits for its consumer."""
+    return 2 * (most_published_bytes(bounds) + _PAGE_BYTES * (1 + bounds.batch_max_events))
 
 
 def most_published_bytes(bounds: LogBounds) -> int:
@@ -56,3 +67,10 @@ def most_published_bytes(bounds: LogBounds) -> int:
     texts = min(_CHARACTER_BYTES * characters, 2 * bounds.inflated_max_bytes)
     taken = bounds.body_max_bytes + texts + _LETTER_BYTES * bounds.batch_max_events
     return _HEADERS_BYTES + max(taken, bounds.body_max_bytes * 4 // 3 + _LETTER_BYTES)
+
+
+def most_record_bytes(bounds: LogBounds) -> int:
+    """Return the most that one record takes: a refused body in base64, a batch with its headers, or one huge letter."""
+    batch = bounds.body_max_bytes + _INDEX_BYTES * bounds.batch_max_events
+    letter = min(_CHARACTER_BYTES * LETTERS_CHARACTERS, 2 * bounds.inflated_max_bytes)
+    return _HEADERS_BYTES + max(bounds.body_max_bytes * 4 // 3, batch, letter)

@@ -199,8 +199,8 @@ def test_the_defaults_of_the_keys_are_those_of_the_settings() -> None:
     [
         ({"kafka_bootstrap": "a"}, "from the flag --kafka: 'a' is not allowed; it must be HOST:PORT"),
         ({"clickhouse_url": "ch"}, "from the flag --clickhouse: "),
-        (KAFKA | {"body_max_bytes": 2 << 20}, "kafka_record_max_bytes (2097152) must be above 2798250"),
-        (KAFKA | {"kafka_min_insync": 3, "kafka_replication": 2}, "kafka_min_insync (3) must not be above"),
+        (KAFKA | {"body_max_bytes": 2 << 20}, "kafka_record_max_bytes (2097152) must be at least 2861738"),
+        (KAFKA | {"kafka_min_insync": 3, "kafka_replication": 2}, "kafka_min_insync (3) is above"),
         (KAFKA | {"kafka_security": "sasl_tls"}, "kafka_security sasl_tls needs kafka_sasl_user"),
     ],
 )

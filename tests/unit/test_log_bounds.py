@@ -5,7 +5,7 @@ import pytest
 
 from gateway.config import Config
 from gateway.decode import Decoded, Refused
-from gateway.ingest import _event_letters
+from gateway.letters import event_letters
 from gateway.log_bounds import contradiction, most_published_bytes
 from schemas.records import BatchHeaders, Record, batch_record
 from schemas.wire import Envelope, Refusal
@@ -45,7 +45,7 @@ def test_a_batch_of_nothing_but_refused_events_is_within_the_bound(
     config = Config(
         body_max_bytes=body_max_bytes, inflated_max_bytes=inflated_max_bytes, batch_max_events=max(events, 50)
     )
-    assert size_of([body, *_event_letters(about, Decoded(envelope, events, refused))]) <= most_published_bytes(config)
+    assert size_of([body, *event_letters(about, Decoded(envelope, events, refused))]) <= most_published_bytes(config)
 
 
 def test_the_defaults_have_room_for_many() -> None:
