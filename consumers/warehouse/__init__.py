@@ -22,15 +22,19 @@ table, and within it to one partition, as a whole or not at all, but to several 
 5. **A writer that comes too late for the tokens** (a process stopped for days in front of its insert) is fenced: its
    insert asks the server, as part of the insert, whether its plan is still the newest, and fails otherwise. What is
    left is an insert that was let through and takes long: `max_execution_time` ends it, and tokens are remembered for
-   10,000 blocks of a table, far more than can be written meanwhile.
+   10,000 blocks of a table, far more than can be written meanwhile. **Old plans are pruned** below the newest hundred
+   of a lane, and the fence does not miss them: it asks for the newest plan, which is never pruned, and a lane's `first`
+   only grows. A writer whose plan is gone may plan its range a second time, where the token is forgotten as well; that
+   plan stands below the newest, so it is told `Superseded`, its insert fails at the fence, and no chain follows it.
 6. **Sent again** means: `batches` has this (app, device, batch) from another origin (log, topic, partition, offset).
    Within a range the lowest offset wins. Rows of the very same origin are an earlier try, see 3. All records of a
    device stand on one partition, so nobody else can be storing the same batch at the same time.
 7. **The position is committed last.** It lets the log trim; where it contradicts the plans, the plans are right.
 
 What would break it: changing the number of partitions while a device's resend is under way (its batch could stand on
-two lanes at once); a resend after the first copy has expired (it is stored anew, the only copy by then); a log that
-gives offsets out again under the same identity (noticed where it ends before the newest plan, and not written).
+two lanes at once); a server so far behind with its merges that `events` stay days longer than `batches`, which are kept
+three days more (a resend after both have expired is stored anew, the only copy by then); a log that gives offsets out
+again under the same identity (noticed where it ends before the newest plan, and not written).
 
 Documents are not trusted to mean the same to two JSON readers. See `batches.py` and 0002_landing.sql: what the server
 reads differently from the gateway stops the insert before anything is written, and the range is rendered anew.

@@ -24,6 +24,9 @@ _log = logging.getLogger(__name__)
 # How often a replay asks what is missing and writes it. Twice is enough unless rows vanish: they expire at once where
 # the log is older than the warehouse's retention.
 _REPLAY_TRIES: Final = 3
+# Only the newest plan of a lane is ever asked for; some more are left for a person who asks what happened.
+_PLANS_KEPT: Final = 100
+_PRUNE_EVERY_RANGES: Final = 1000
 
 Observer = Callable[[Progress], None]
 
@@ -77,10 +80,13 @@ class LaneConsumer:
         while not stop.is_set():
             try:
                 next_offset = await self.resume()
+                await self._prune()
                 while not stop.is_set():
                     first, started = next_offset, time.monotonic()
                     next_offset, full = await self.advance(first)
                     failures = 0
+                    if next_offset > first and self.progress.ranges % _PRUNE_EVERY_RANGES == 0:
+                        await self._prune()
                     if not full:
                         await until(stop, self._pause_seconds(next_offset > first, time.monotonic() - started))
             except Superseded as reason:
@@ -173,6 +179,13 @@ class LaneConsumer:
         if len(items) < plan.last - plan.first + 1:
             _log.warning("%s: the log holds only %d records of %s", self._lane, len(items), plan.token)
         return items
+
+    async def _prune(self) -> None:
+        """Forget old plans. Nothing depends on it, so what fails is said and left for the next time."""
+        try:
+            await self._tables.prune(self._lane, _PLANS_KEPT)
+        except (Away, Rejected) as reason:
+            _log.warning("%s: old plans stay: %s", self._lane, reason)
 
     async def write(self, plan: Plan, items: Sequence[Item], *, again: bool) -> None:
         """Store what the tables do not have of the range; on return they have all of it, once."""

@@ -38,7 +38,9 @@ _INSERT_SETTINGS: Final[dict[str, Any]] = {
     "short_circuit_function_evaluation": "enable",
 }
 _LANE: Final = "log = {log:String} AND topic = {topic:String} AND partition = {partition:UInt32}"
-_FENCE: Final = f"throwIf((SELECT max(first) FROM plans WHERE {_LANE}) != {{first:UInt64}}, 'superseded')"  # noqa: S608 - constants
+_NEWEST: Final = f"(SELECT first FROM plans WHERE {_LANE} ORDER BY first DESC LIMIT 1)"  # noqa: S608 - constants
+# No plan at all is no leave to write either.
+_FENCE: Final = f"throwIf(NOT ifNull({_NEWEST} = {{first:UInt64}}, false), 'superseded')"
 
 
 class Away(Exception):
@@ -95,6 +97,19 @@ class Tables:
                 parameters={**_parameters(lane), "first": first},
             )
         return Plan(lane, *found.result_rows[0]) if found.result_rows else None
+
+    async def prune(self, lane: Lane, keep: int) -> None:
+        """Forget the lane's plans below its newest ones."""
+        async with self._bounded():
+            found = await self._client.query(
+                f"SELECT first FROM plans WHERE {_LANE} ORDER BY first DESC LIMIT 1 OFFSET {{keep:UInt32}}",  # noqa: S608 - constants
+                parameters={**_parameters(lane), "keep": keep},
+            )
+            if found.result_rows:
+                await self._client.command(
+                    f"ALTER TABLE plans DELETE WHERE {_LANE} AND first <= {{first:UInt64}}",
+                    parameters={**_parameters(lane), "first": found.result_rows[0][0]},
+                )
 
     async def batch_origins(self, keys: Collection[BatchKey]) -> dict[BatchKey, set[Origin]]:
         """Return where the batches that are stored already came from."""

@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ import msgspec
 import pytest
 from clickhouse_connect.driver.asyncclient import AsyncClient
 
+from consumers import migrations
 from consumers.source import EmbeddedSource, Source
 from consumers.warehouse import Progress, WarehouseSettings, run
+from consumers.warehouse.tables import Tables
 from gateway import clickhouse_server
 from gateway.publish.embedded import EmbeddedLog
+from gateway.supervisor.ports import free_port
 from schemas.records import BatchHeaders, Record, StoredRecord, Told, batch_record
 from schemas.topics import TOPICS
 
@@ -35,9 +39,11 @@ class Server:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.port = clickhouse_server.free_port()
-        self.url = clickhouse_server.url_of(self.port)
+        self._listen_on(free_port())
         self.process: subprocess.Popen[str] | None = None
+
+    def _listen_on(self, port: int) -> None:
+        self.port, self.url = port, clickhouse_server.url_of(port)
 
     def spawn(self, lifeline: int | None = None) -> "subprocess.Popen[str]":
         """Start a process, which may not come up."""
@@ -57,9 +63,19 @@ class Server:
         return self.process
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
-        self.spawn()
-        clickhouse_server.wait_until_ready(self.url, 60)
+        """Start it and wait until it answers; a new one goes to another port where somebody was faster."""
+        fresh = not self.directory.exists()
+        for _ in range(5):
+            process = self.spawn()
+            while process.poll() is None:
+                with suppress(clickhouse_server.ServerError):
+                    clickhouse_server.wait_until_ready(self.url, 1)
+                    return
+            _, said = process.communicate()
+            assert fresh, said
+            assert "is taken" in said, said
+            self._listen_on(self.port + 1)
+        pytest.fail(f"no port for ClickHouse: {said}")
 
     def end(self, number: int) -> tuple[int, str]:
         """Send the signal and return the exit status and what was said."""
@@ -106,6 +122,12 @@ async def warehouse_client(clickhouse: Server) -> AsyncIterator[AsyncClient]:
     yield client
     await client.command(f"DROP DATABASE IF EXISTS {client.database}", use_database=False)
     await client.close()
+
+
+@pytest.fixture
+async def tables(warehouse_client: AsyncClient) -> Tables:
+    await migrations.apply(warehouse_client, 90)
+    return Tables(warehouse_client, 30)
 
 
 @pytest.fixture

@@ -246,19 +246,19 @@ async def test_a_warehouse_that_is_away_is_waited_for_and_nothing_is_lost(
     await drain(source, client)
     await asyncio.to_thread(new_clickhouse.close)
 
-    troubles: list[str] = []
+    noticed = asyncio.Event()
     stop = asyncio.Event()
 
     def observe(now: Progress) -> None:
         if now.trouble:
-            troubles.append(now.trouble)
+            noticed.set()
         if now.topic == "batches" and now.ranges == 1:
             stop.set()
 
     async with asyncio.timeout(60):
         running = asyncio.create_task(run(source, client, QUICK, stop, observe))
         await log.publish([make_batch(events=5)])
-        await asyncio.sleep(0.2)
+        await noticed.wait()
         await asyncio.to_thread(new_clickhouse.start)
         await running
     assert await count(client) == (2, 10, 0)

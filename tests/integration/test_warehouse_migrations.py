@@ -40,7 +40,7 @@ async def test_a_changed_retention_alters_the_tables(warehouse_client: Any, ask:
         "SELECT name, extract(engine_full, 'toIntervalDay.(\\\\d+)') FROM system.tables "
         "WHERE database = currentDatabase() AND engine_full LIKE '%TTL%' ORDER BY name",
     )
-    assert found == [("batches", "30"), ("dead_letters", "30"), ("events", "30")]
+    assert found == [("batches", "33"), ("dead_letters", "33"), ("events", "30")]
 
 
 async def test_every_target_remembers_tokens_and_is_on_disk_before_it_answers(warehouse_client: Any, ask: Any) -> None:

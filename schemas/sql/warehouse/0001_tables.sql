@@ -2,6 +2,7 @@
 -- * Partition and expiry go by received_at, the gateway's clock: devices' clocks lie.
 -- * Every target of an insert has a deduplication window, and parts are on disk before an insert is answered: the log
 --   is trimmed on the strength of that answer.
+-- * `batches` and `dead_letters` are kept longer than `events`: a resend is recognised as long as its rows can be there.
 -- * Every statement can run again, and at the same time in two consumers.
 
 CREATE TABLE IF NOT EXISTS events
@@ -78,7 +79,7 @@ CREATE TABLE IF NOT EXISTS batches
 ENGINE = MergeTree
 PARTITION BY toYYYYMM(received_at)
 ORDER BY (app, device, batch)
-TTL toDateTime(received_at) + toIntervalDay({retention_days})
+TTL toDateTime(received_at) + toIntervalDay({recognised_days})
 SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1,
     index_granularity = 256, min_compress_block_size = 4096, max_compress_block_size = 4096,
     min_bytes_for_wide_part = 67108864;
@@ -102,7 +103,7 @@ CREATE TABLE IF NOT EXISTS dead_letters
 ENGINE = MergeTree
 PARTITION BY toYYYYMM(received_at)
 ORDER BY digest
-TTL toDateTime(received_at) + toIntervalDay({retention_days})
+TTL toDateTime(received_at) + toIntervalDay({recognised_days})
 SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1,
     index_granularity = 256;
 
