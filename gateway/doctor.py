@@ -62,7 +62,19 @@ Check = Callable[[Config], Awaitable[Finding]]
 
 async def examine(config: Config) -> AsyncIterator[Finding]:
     """Yield a finding for each part, in the order in which one would look."""
-    for check in (_settings, _python, _packages, _directory, _disk, _fsync, _lock, _store, _gateway, _clickhouse):
+    for check in (
+        _settings,
+        _python,
+        _packages,
+        _directory,
+        _disk,
+        _fsync,
+        _lock,
+        _store,
+        _gateway,
+        _clickhouse,
+        _asking,
+    ):
         try:
             yield await asyncio.wait_for(check(config), 4 * _PATIENCE_SECONDS)
         except Exception as error:  # the boundary: a check that breaks is a finding like any other
@@ -219,6 +231,30 @@ async def _clickhouse(config: Config) -> Finding:
     if not satisfies(".".join(version.split(".")[:2]), _OLDEST_CLICKHOUSE):  # vendors append words to the rest
         return Finding("clickhouse", "fail", f"{url} is version {version}", f"use a server {_OLDEST_CLICKHOUSE}")
     return _clock_finding("clickhouse", f"{url} is version {version}", server_ms - (asked_at_ms + answered_at_ms) / 2)
+
+
+async def _asking(config: Config) -> Finding:
+    """Look at what whoever asks the warehouse (`backhaul sql`, reports) might do to it besides."""
+    from gateway.cli.warehouse import place_of
+    from gateway.clickhouse_server import ServerError, connect
+
+    if not config.clickhouse_url:
+        return Finding("sql", "ok", "the embedded server's own reader asks, who may not write")
+    url, user, password = place_of(config)
+    try:
+        client = await asyncio.wait_for(
+            connect(url, user, password, ca_file=config.clickhouse_ca_file), _PATIENCE_SECONDS
+        )
+    except (ServerError, TimeoutError):
+        return Finding("sql", "warn", "not looked at: clickhouse does not answer", "see clickhouse")
+    try:
+        answer = await client.query("SELECT value FROM system.settings WHERE name = 'readonly'")
+    finally:
+        await client.close()
+    if answer.result_rows[0][0] == "0":
+        text = f"{user} asks, who may write: only backhaul itself keeps `backhaul sql` to reading"
+        return Finding("sql", "warn", text, "where people ask, set clickhouse_user to one with the profile readonly")
+    return Finding("sql", "ok", f"{user} asks, who may not write")
 
 
 def _clock_finding(part: str, text: str, ahead_ms: float) -> Finding:

@@ -4,9 +4,10 @@ import re
 from argparse import Namespace
 from typing import Final
 
-from gateway.cli.failures import Misused
+from gateway.cli.failures import CommandError, Misused
 from gateway.cli.options import Nouns, add_command, configuration
 from gateway.cli.printing import note, show_table
+from gateway.cli.reading import why_not
 
 # The client chooses the format in which the answer travels; a second one in the statement breaks it.
 _FORMAT: Final = re.compile(r"\sFORMAT\s+\w+\Z", re.IGNORECASE)
@@ -28,11 +29,16 @@ def _sql(arguments: Namespace) -> int:
 
 
 def statement(text: str) -> str:
-    """Return the statement without what the client adds itself. Raises `Misused` where there is none."""
+    """Return the statement without what the client adds itself.
+
+    Raises `Misused` where there is none, and `CommandError` where it is more than a question.
+    """
     bare = text.strip().rstrip(";").rstrip()
     if not bare:
         raise Misused("the query is empty: say what to SELECT")
     query = _FORMAT.sub("", bare)
+    if reason := why_not(query):
+        raise CommandError(f"not asked: {reason}")
     if query != bare:
         note("FORMAT is left out: the answer is a table here, and JSON with --json")
     return query

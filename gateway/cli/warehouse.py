@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A server that is not ours has no `reader`: there the limits of the query itself forbid writing. 2, not 1: the client
-# must still be able to set how the answer is formatted.
-_READ_ONLY: Final = {"readonly": "2"}
+# A server that is not ours has no `reader`: there the query itself says that it only reads. 1, not 2, which lets table
+# functions write files and read others. The client's own settings travel with it and are judged before it holds.
+_READ_ONLY: Final = "1"
 
 
 def ask(config: "Config", question: "Callable[[AsyncClient], Awaitable[T]]") -> T:
@@ -53,7 +53,7 @@ async def _ask(config: "Config", question: "Callable[[AsyncClient], Awaitable[T]
         raise Unreachable(f"{error}: is it still starting? `backhaul doctor` tells more") from error
     try:
         if config.clickhouse_url:
-            client.set_client_setting("readonly", _READ_ONLY["readonly"])
+            client.set_client_setting("readonly", _READ_ONLY)
         return await question(client)
     except OperationalError as error:
         raise Unreachable(f"ClickHouse at {url} went away: {_reason(error)}") from error
