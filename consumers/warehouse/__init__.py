@@ -36,8 +36,11 @@ two lanes at once); a server so far behind with its merges that `events` stay da
 three days more (a resend after both have expired is stored anew, the only copy by then); a log that gives offsets out
 again under the same identity (noticed where it ends before the newest plan, and not written).
 
-Documents are not trusted to mean the same to two JSON readers. See `batches.py` and 0002_landing.sql: what the server
-reads differently from the gateway stops the insert before anything is written, and the range is rendered anew.
+Documents are not trusted to mean the same to two JSON readers. See `batches.py` and 0002_landing.sql: where the server
+sees another batch or device, another number of events or a value outside the wire's bounds, the insert stops before
+anything is written, and the range is rendered anew. What is *not* noticed is a key that a document says twice with two
+values that are both in bounds: the gateway checked the last, the server stores the first. To look for it costs 2 us of
+CPU an event, a third of everything else, and would protect nobody but the sender of such a document from itself.
 """
 
 from consumers.warehouse.consumer import run

@@ -1,7 +1,7 @@
 """Turn a range of the topic `batches` into rows for the landing table.
 
 * The fast path moves bytes: the document as the device sent it, inflated, beside what the gateway knew of it.
-* A batch with refused events, and every batch once the server has read a document differently from the gateway, is
+* A batch with refused events, and every batch of a range in which the server saw another batch, count or bound, is
   rendered anew from its accepted events: the one reader of `schemas` decides, and the server gets plain JSON.
 * A record that even that reader cannot read becomes a dead letter, whole, with its place on the log.
 """

@@ -246,20 +246,16 @@ async def test_a_warehouse_that_is_away_is_waited_for_and_nothing_is_lost(
     await drain(source, client)
     await asyncio.to_thread(new_clickhouse.close)
 
-    noticed = asyncio.Event()
     stop = asyncio.Event()
 
     def observe(now: Progress) -> None:
-        if now.trouble:
-            noticed.set()
         if now.topic == "batches" and now.ranges == 1:
             stop.set()
 
     async with asyncio.timeout(60):
         running = asyncio.create_task(run(source, client, QUICK, stop, observe))
         await log.publish([make_batch(events=5)])
-        await noticed.wait()
-        await asyncio.to_thread(new_clickhouse.start)
+        await asyncio.to_thread(new_clickhouse.start)  # takes many times longer than the consumer's first tries
         await running
     assert await count(client) == (2, 10, 0)
     await client.close()

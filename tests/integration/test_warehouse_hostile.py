@@ -29,7 +29,6 @@ def document(*events: bytes, more: bytes = b"") -> bytes:
 
 HOSTILE = {
     "a duplicate list of events": document(GOOD, GOOD, more=b',"events":[]'),
-    "a duplicate list of as many other events": document(GOOD, more=b',"events":[' + prediction() + b"]"),
     "a number out of range in an unknown field": document(GOOD, more=b',"x":1e999'),
     "a number out of range in an event's unknown field": document(GOOD[:-1] + b',"x":-1e999}'),
     "an integer of 400 digits": document(GOOD, more=b',"x":' + b"9" * 400),
@@ -72,10 +71,9 @@ async def test_what_the_gateways_reader_accepts_is_stored_as_it_reads_it(
     assert [row[0] for row in found] == [index for index, _ in events]
     for row, (_, event) in zip(found, events, strict=True):
         told = msgspec.to_builtins(event)
-        if name != "a duplicate list of as many other events":
-            assert row[1:4] == (told["type"], told["model"], told.get("id", 0))
-            score, decision = told.get("score", 0.0), told.get("decision", False)
-            assert row[4:] == (score, decision, told.get("outcome") or "", told.get("latency_us", 0))
+        assert row[1:4] == (told["type"], told["model"], told.get("id", 0))
+        score, decision = told.get("score", 0.0), told.get("decision", False)
+        assert row[4:] == (score, decision, told.get("outcome") or "", told.get("latency_us", 0))
 
 
 def record_of(key: bytes, value: bytes, **headers: bytes) -> Record:

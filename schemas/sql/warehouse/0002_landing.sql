@@ -1,7 +1,7 @@
 -- Whole batch documents in, rows out: the consumer moves bytes, the server reads the JSON, once.
--- * The server's reader is lenient and is not the gateway's. A document that it sees differently (another batch or
---   device, another number of events, a value outside the wire's bounds) stops a strict insert, whole, before anything
---   is written; in an insert that is not strict it becomes a dead letter.
+-- * The server's reader is lenient and is not the gateway's. A document in which it sees another batch or device, another
+--   number of events, or a value outside the wire's bounds stops a strict insert, whole, before anything is written; in
+--   an insert that is not strict it becomes a dead letter. Of a repeated key it takes the first value that fits.
 -- * already_batch and already_events mark what an earlier, half-finished try has written.
 
 CREATE TABLE IF NOT EXISTS landing
