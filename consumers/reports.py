@@ -9,6 +9,8 @@ from typing import Any, Final
 from clickhouse_connect.driver.asyncclient import AsyncClient
 from msgspec import Struct
 
+from schemas.records import REPLAYED_BY
+
 CONVERTED: Final = "purchased"
 
 
@@ -125,7 +127,7 @@ _LOSS: Final = """
         SELECT
             app, device, argMax((produced, dropped), (seq, sent_at)) AS ledger,
             sum(accepted) AS stored, sum(batches.refused) AS refused
-        FROM batches WHERE {app:String} IN ('', app) GROUP BY app, device)
+        FROM batches WHERE {app:String} IN ('', app) AND gateway != {replayed:String} GROUP BY app, device)
 """
 
 
@@ -149,5 +151,5 @@ async def summary(client: AsyncClient, app: str | None = None) -> Summary:
 
 
 async def _rows(client: AsyncClient, question: str, app: str | None) -> list[Any]:
-    found = await client.query(question, parameters={"app": app or "", "converted": CONVERTED})
+    found = await client.query(question, parameters={"app": app or "", "converted": CONVERTED, "replayed": REPLAYED_BY})
     return [tuple(row) for row in found.result_rows]

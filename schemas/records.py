@@ -5,13 +5,17 @@
   tell when its JSON reader sees another document than the gateway's did.
 """
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Struct
 
 from schemas.topics import BATCHES, DEAD_LETTERS
 from schemas.wire import Use
+
+# Stands for the gateway in batches that were refused once, or dropped by their device, and came back from the dead
+# letters: the ledgers count them there already. No gateway can have this name, since a name has no spaces.
+REPLAYED_BY: Final = "replayed dead letter"
 
 Headers = tuple[tuple[str, bytes], ...]
 

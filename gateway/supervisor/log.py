@@ -35,18 +35,21 @@ class LeftBehind(Exception):
     """Batches wait where this configuration would not look for them; the text is one line for the operator."""
 
 
-async def open_log(config: Config) -> Log:
-    """Open what the configuration names. Raises `Unavailable`, `SourceError`, and OSError for a TLS file."""
+async def open_log(config: Config, *, spooling: bool = True) -> Log:
+    """Open what the configuration names; a spool has one process, so others do without.
+
+    Raises `Unavailable` or `SourceError` for a disk, and OSError for a TLS file.
+    """
     kafka = config.kafka
     if kafka is None:
         log = await EmbeddedLog.open(
             config.directory / "log", max_bytes=config.log_max_bytes, max_pending_bytes=config.log_pending_max_bytes
         )
         return Log(log, _none)
-    return await _open_kafka(config, kafka)
+    return await _open_kafka(config, kafka, spooling=spooling and config.spool == "on")
 
 
-async def _open_kafka(config: Config, kafka: KafkaSettings) -> Log:
+async def _open_kafka(config: Config, kafka: KafkaSettings, *, spooling: bool) -> Log:
     from gateway.publish.kafka import KafkaSink, KafkaSinkSettings
     from gateway.publish.spool import Spool, SpoolSettings
 
@@ -56,7 +59,7 @@ async def _open_kafka(config: Config, kafka: KafkaSettings) -> Log:
         close_seconds=_CLOSE_SHARE * config.grace_seconds,
     )
     sink = await KafkaSink.open(kafka, config.topics, settings, wait_seconds=_CONNECT_SECONDS)
-    if config.spool == "off":
+    if not spooling:
         return Log(sink, _none)
     kept = SpoolSettings(
         max_bytes=config.spool_max_bytes,

@@ -15,7 +15,7 @@ from gateway.cli.options import this_command
 from gateway.cli.printing import as_json, moment, show, show_table
 from gateway.cli.sql import statement
 
-NOUNS = ("serve", "app", "key", "release", "report", "sql", "fleet", "demo", "doctor", "consume")
+NOUNS = ("serve", "app", "key", "release", "report", "dead-letters", "sql", "fleet", "demo", "doctor", "consume")
 
 
 def test_the_help_names_every_noun(capsys: pytest.CaptureFixture[str]) -> None:
