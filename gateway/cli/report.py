@@ -4,10 +4,11 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from gateway.cli.options import Nouns, add_command, add_noun, configuration
-from gateway.cli.printing import show, show_table
+from gateway.cli.options import Nouns, add_clickhouse, add_command, add_noun, configuration, whole
+from gateway.cli.printing import note, show, show_table
 
 if TYPE_CHECKING:
+    from consumers.loss import LossReport, Wrong
     from consumers.reports import Summary
 
 
@@ -15,7 +16,12 @@ def register(nouns: Nouns) -> None:
     """Add the noun and its verbs."""
     verbs = add_noun(nouns, "report", "how the apps are doing")
     summary = add_command(verbs, "summary", _summary, "requests, events, refusals, releases, conversion and loss")
-    summary.add_argument("--app", metavar="A", help="one app (default: all)")
+    about = "what became of every event that devices produced, by app, SDK and day; and which devices do not add up"
+    loss = add_command(verbs, "loss", _loss, about)
+    loss.add_argument("--days", metavar="N", type=whole(1), default=30, help="so many days (default: 30)")
+    for command in (summary, loss):
+        command.add_argument("--app", metavar="A", help="one app (default: all)")
+        add_clickhouse(command)
 
 
 def _summary(arguments: Namespace) -> int:
@@ -55,3 +61,55 @@ def _print(arguments: Namespace, found: "Summary") -> None:
     sys.stdout.write("\n")
     columns = ("app", "model", "release", "source", "arm", "decisions", "shown", "converted", "rate")
     show_table(arguments, columns, conversions, "no predictions yet", "Conversion")
+
+
+def _loss(arguments: Namespace) -> int:
+    from consumers.loss import loss
+    from gateway.cli.warehouse import ask
+
+    config = configuration(arguments)
+    options = {"days": arguments.days, "retention_days": config.retention_days}
+    found = ask(config, lambda client: loss(client, arguments.app, **options))
+    if arguments.json:
+        show(arguments, found, "")
+    else:
+        _print_loss(arguments, found)
+    return 0
+
+
+def _print_loss(arguments: Namespace, found: "LossReport") -> None:
+    columns = ("app", "SDK", "day", "devices", "produced", "stored", "refused", "dropped", "waiting", "replayed")
+    days = [
+        (
+            *(each.app, each.sdk, each.day, each.devices, each.produced, each.stored, each.refused),
+            *(_reasons(each.dropped), f"{each.waiting:+d}", each.replayed),
+        )
+        for each in found.days
+    ]
+    title = "produced = stored + refused + dropped + waiting on the devices"
+    show_table(arguments, columns, days, "nothing came in these days", title)
+    sys.stdout.write(f"\n{found.waiting} events wait on {found.devices} devices\n")
+    if found.wrong:
+        wrong = ("app", "device", "SDK", "produced", "stored", "refused", "dropped", "what is wrong")
+        rows = [
+            (each.app, each.device, each.sdk, each.produced, each.stored, each.refused, each.dropped, _what(each))
+            for each in found.wrong
+        ]
+        sys.stdout.write("\n")
+        show_table(arguments, wrong, rows, title="Devices that do not add up")
+    else:
+        note("every device adds up")
+
+
+def _reasons(dropped: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items())) or "0"
+
+
+def _what(each: "Wrong") -> str:
+    gaps = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in each.gaps)
+    said = [
+        (each.missing, f"{each.missing} events are not here: lost, or yet to come with batch {gaps}"),
+        (each.surplus, f"{each.surplus} events are here that it does not know of"),
+        (each.steps_back, "its counters went back: a restored backup, or a cloned install"),
+    ]
+    return "; ".join(text for count, text in said if count)
