@@ -53,13 +53,20 @@ class Download(Struct, frozen=True, omit_defaults=True):
 
 
 class Release(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A numbered artifact of a model: `sha256` and `size` are those of the result of any download."""
+    """A numbered artifact of a model.
+
+    * `sha256` and `size` are those of the result of any download.
+    * `os`, where it is not empty, is what the artifact asks of one system, written as a rollout's target ("iOS >=13"):
+      a device of that name (iPadOS counts as iOS) that does not meet it, or says no version, neither is offered the
+      release nor runs it. Devices of other systems are not restricted. For Core ML the publisher derives it.
+    """
 
     release: Annotated[int, Meta(ge=1, le=2**32 - 1)]
     format: Literal["mlmodel", "onnx", "opaque"]
     sha256: Sha256
     size: Annotated[int, Meta(ge=0, le=MAX_ARTIFACT_BYTES)]
     sdk: str = ""
+    os: str = ""
     inputs: list[str] = []
     parameters: Parameters = Parameters()
     probe: list[Probe] = []

@@ -16,7 +16,7 @@ from gateway.client.bundled import Bundled
 from gateway.client.kept import Ground, Kept
 from gateway.client.running import NOTHING, LoadFailed, NoAnswer, Running, load
 from schemas.releases import Release
-from schemas.versions import satisfies
+from schemas.versions import os_can_run, satisfies
 from schemas.wire import Have, Source, Use
 
 logger = logging.getLogger(__name__)
@@ -101,9 +101,14 @@ class Slot:
         if not set(entry.inputs) <= set(self.bundled.carried):
             return "inputs_unsupported"
         try:
-            return None if satisfies(self._ground.sdk, entry.sdk) else "sdk_unsupported"
+            if not satisfies(self._ground.sdk, entry.sdk):
+                return "sdk_unsupported"
         except ValueError:
             return "sdk_unsupported"
+        try:
+            return None if os_can_run(self._ground.system, entry.os) else "os_unsupported"
+        except ValueError:
+            return "os_unsupported"
 
     def source_of(self, entry: Release) -> Source:
         return "bundled" if entry.sha256 == self.bundled.sha256 else "ota"

@@ -2,8 +2,9 @@
 
 * Sticky: the bucket hangs on the rollout's salt and the device alone, so raising the exposure moves nobody out, and the
   arm comes from a second hash, so it is independent of how early a device came in.
-* A release that the device cannot run (SDK, inputs), that is not listed or is below the floor is never offered. In its
-  place stands the newest that fits and is *not newer* than the one named: an operator who says 41 never hands out 42.
+* A release that the device cannot run (SDK, system, inputs), that is not listed or is below the floor is never
+  offered. In its place stands the newest that fits and is *not newer* than the one named: an operator who says 41
+  never hands out 42.
 * Whatever stands in for `otherwise` is never a release that only an arm names: a rollback leaves nobody on it.
 * The held-out baseline goes by the model's own salt, so that one rollout after another holds out the same devices.
 * A reply stays small enough to be read: of a model whose catalogue has no room nothing is said until the next reply,
@@ -12,17 +13,16 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.releases.rules import WEIGHT_SLACK, ModelRules, base64_bytes, os_target
+from gateway.releases.rules import WEIGHT_SLACK, ModelRules, base64_bytes
 from schemas.records import Told
 from schemas.releases import Arm, Release, Rollout, Target
-from schemas.versions import satisfies
+from schemas.versions import os_can_run, os_is, satisfies
 from schemas.wire import CatalogueNews, Envelope, Have, Use
 
 UNDER_WAY: Final = ("running", "paused")
@@ -136,8 +136,8 @@ def arm_of(salt: str, device: str, arms: Sequence[Arm]) -> Arm:
 
 
 def fits(release: Release, model: str, envelope: Envelope) -> bool:
-    """Say whether the device's SDK can run the release and sends all its inputs (where it says what it sends)."""
-    if not satisfies(envelope.sdk, release.sdk):
+    """Say whether the device's SDK and system can run the release and it sends all inputs (where it says what)."""
+    if not satisfies(envelope.sdk, release.sdk) or not os_can_run(envelope.os, release.os):
         return False
     sent = envelope.signals.get(model)
     return sent is None or all(name in sent for name in release.inputs)
@@ -151,19 +151,10 @@ def targets(target: Target, envelope: Envelope) -> bool:
     return (
         satisfies(envelope.sdk, target.sdk)
         and satisfies(envelope.app_version, target.app_version)
-        and _runs_on(envelope.os, target.os)
+        and os_is(envelope.os, target.os)
         and (not target.locale or any(_speaks(envelope.locale, wanted) for wanted in target.locale))
         and (not target.hardware or any(_is_made(envelope.hardware, wanted) for wanted in target.hardware))
     )
-
-
-@lru_cache(maxsize=4096)
-def _runs_on(os: str, wanted: str) -> bool:
-    wanted_name, specifier = os_target(wanted)
-    name, _, version = os.rpartition(" ")
-    if not name or not version[:1].isdigit():
-        name, version = os, ""
-    return wanted_name in ("", name.lower()) and satisfies(version, specifier)
 
 
 def _speaks(locale: str, wanted: str) -> bool:

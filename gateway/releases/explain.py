@@ -9,7 +9,7 @@ from gateway.releases.decide import UNDER_WAY, arm_for, bucket, fits, offer_for,
 from gateway.releases.rules import ModelRules
 from schemas.records import Told
 from schemas.releases import Release, Rollout
-from schemas.versions import satisfies
+from schemas.versions import os_can_run, satisfies
 from schemas.wire import Envelope, Have
 
 
@@ -55,6 +55,8 @@ def _fit(release: Release, model: str, envelope: Envelope) -> str:
         return f"release {release.release} can run on SDK {envelope.sdk}"
     if not satisfies(envelope.sdk, release.sdk):
         return f"release {release.release} cannot run: it needs SDK {release.sdk}, the device has {envelope.sdk}"
+    if not os_can_run(envelope.os, release.os):
+        return f"release {release.release} cannot run: it needs {release.os}, the device has {envelope.os}"
     missing = [name for name in release.inputs if name not in envelope.signals.get(model, [])]
     return f"release {release.release} cannot run: the device does not send {', '.join(missing)}"
 

@@ -6,9 +6,7 @@
 """
 
 import math
-import re
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -16,7 +14,7 @@ from msgspec import UNSET, Struct
 
 from gateway.releases.errors import BadDocument
 from schemas.releases import Catalogue, Download, KeyList, Release, Rollout, SignedCatalogue
-from schemas.versions import parse_specifier
+from schemas.versions import os_target, parse_specifier
 from schemas.wire import CatalogueNews, SignedKeys
 
 _catalogue = msgspec.json.Decoder(Catalogue)
@@ -26,8 +24,6 @@ _signed_keys = msgspec.json.Decoder(SignedKeys)
 _keys = msgspec.json.Decoder(KeyList)
 # Weights are typed by people: 0.33 + 0.33 + 0.34 must pass, a forgotten arm must not.
 WEIGHT_SLACK: Final = 1e-6
-_OS: Final = re.compile(r"\s*([^<>=!]*?)\s*((?:[<>=!].*)?)", re.ASCII)
-
 
 # Of a catalogue or a key list. A model's news, both in base64, are then less than two MiB.
 LARGEST_DOCUMENT_BYTES: Final = 640 * 1024
@@ -78,6 +74,7 @@ def read_catalogue(stored: bytes, app: str, model: str, number: int) -> tuple[Si
         catalogue = _catalogue.decode(signed.document)
         for release in catalogue.releases:
             parse_specifier(release.sdk)
+            parse_specifier(os_target(release.os)[1])
     except (ValueError, RecursionError) as error:
         raise BadDocument(f"not a catalogue: {error}") from error
     found = (catalogue.app, catalogue.model, catalogue.number)
@@ -138,12 +135,3 @@ def base64_bytes(data: bytes) -> int:
 def _signed_bytes(signed: CatalogueNews | SignedKeys) -> int:
     around = sum(_AROUND_BYTES + base64_bytes(signature.sig) for signature in signed.signatures)
     return _AROUND_BYTES + base64_bytes(signed.document) + around
-
-
-@lru_cache(maxsize=1024)
-def os_target(text: str) -> tuple[str, str]:
-    """Split "iOS >=17" into the system's name, in lower case, and the specifier; both may be empty."""
-    match = _OS.fullmatch(text)
-    if match is None:
-        raise ValueError(f"not a system and a comparison such as 'iOS >=17': {text!r}")
-    return match.group(1).lower(), match.group(2)

@@ -14,12 +14,11 @@ from gateway.releases.rules import (
     LARGEST_DOCUMENT_BYTES,
     ModelRules,
     model_rules,
-    os_target,
     read_catalogue,
     read_rollout,
 )
 from schemas.releases import Arm, Catalogue, Download, Held, Release, Rollout, SignedCatalogue, Target
-from schemas.versions import satisfies
+from schemas.versions import os_target, satisfies
 from schemas.wire import Envelope, Have, Signature, Use
 
 SDKS: Final = ("", ">=1", ">=2", ">=2,<3", ">=3", "<2")

@@ -16,7 +16,7 @@ DIRECTORY: Final = Path(__file__).resolve().parents[2] / "schemas" / "vectors"
 Json = dict[str, Any]
 
 
-def release(number: int, sdk: str, inputs: list[str]) -> Json:
+def release(number: int, sdk: str, inputs: list[str], **more: str) -> Json:
     artifact, packed = (sha256(f"{kind} of release {number}".encode()).hexdigest() for kind in ("artifact", "xz"))
     return {
         "release": number,
@@ -24,6 +24,7 @@ def release(number: int, sdk: str, inputs: list[str]) -> Json:
         "sha256": artifact,
         "size": 7671,
         "sdk": sdk,
+        **more,
         "inputs": inputs,
         "parameters": {"threshold": 0.6, "explore": 0.05},
         "downloads": [
@@ -106,6 +107,7 @@ CATALOGUE: Final[Json] = {
         release(41, ">=2.3", BOTH),
         release(42, ">=2.3,<4", BOTH),
         release(43, ">=3", [*BOTH, "items_viewed"]),
+        release(44, ">=3.5,<4", BOTH, os="iOS >=18"),
     ],
 }
 CHALLENGER: Final = device_where(lambda bucket, place: bucket < 0.05 and 0.45 <= place < 0.9)
@@ -185,9 +187,39 @@ def plain_offers() -> Iterator[Json]:
     yield offer(
         "a release below the floor is not offered though it is listed", told("bundled"), sdk="1.0", signals=["x"]
     )
+    yield from system_offers()
     unknown = offer("a model without a catalogue is not spoken of", {"told": None, "catalogue": False, "inline": []})
     unknown["device"]["have"] = {"churn": {"catalogue": 0, "use": "bundled"}}
     yield unknown
+
+
+def system_offers() -> Iterator[Json]:
+    """Release 44 asks for iOS 18: of devices that say another name than iOS (or iPadOS) that asks nothing."""
+    systems: list[tuple[str, str, bool]] = [
+        ("a system that is new enough gets the release that asks for it", "iOS 19.1", True),
+        ("the very version that is asked for", "iOS 18", True),
+        ("an older system gets the newest release that it can run", "iOS 17.7.2", False),
+        ("the system's name in another case", "ios 17.7", False),
+        ("the system that is asked for, without a version", "iOS", False),
+        ("a version that cannot be read", "iOS 18beta", False),
+        ("iPadOS has the versions of iOS: new enough", "iPadOS 18.2", True),
+        ("iPadOS has the versions of iOS: too old", "iPadOS 17.7", False),
+        ("another system is not restricted", "Android 14", True),
+        ("another system without a version is not restricted", "Linux", True),
+        ("another system whose name begins the same is not restricted", "iOSish 3", True),
+        ("a system that is not said is not restricted", "", True),
+    ]
+    for name, system, runs in systems:
+        release = 44 if runs else 42
+        yield offer(f"needed system: {name}", told(release, inline=release), sdk="3.5", os=system)
+    yield offer(
+        "needed system: a rollout's release that the system cannot run, the newest below it",
+        told(42, "challenger", 9, inline=42),
+        rollout=rollout(arms=[{"name": "challenger", "use": 44, "weight": 1.0}]),
+        device=CHALLENGER,
+        sdk="3.5",
+        os="iOS 17.7",
+    )
 
 
 def rollout_offers() -> Iterator[Json]:
@@ -346,13 +378,15 @@ def target_offers() -> Iterator[Json]:
 def offers() -> Json:
     about = (
         "The gateway holds `catalogue` (and, where it is not null, the case's `rollout`) for the model upsell; every "
-        "xz download rides inline. A device says what stands in `device`. `expect`: `told` goes on the log (null: "
-        "the model is not spoken of); `use` is in the reply only where it stands here; `catalogue` says whether it is "
-        "sent; `inline` are the SHA-256 of the bytes that ride along. paused keeps no list of who is in: a device that "
-        "runs what its arm would run is in. complete and rolled_back put everyone on otherwise, but that complete "
-        "leaves a baseline held out: a device whose place (the arm's hash) by `held.salt` is below that arm's weight "
-        "is in no other arm; it is held out while its bucket by `held.salt` is below `held.exposure`, and gets "
-        "otherwise until then. For all others the arms are the rest, their place scaled to the sum of their weights."
+        "xz download rides inline. A device says what stands in `device`. `expect`: `told` goes on the log (null: the "
+        "model is not spoken of); `use` is in the reply only where it stands here; `catalogue` says whether it is "
+        "sent; a release's `os` asks something only of devices of that name (iPadOS counts as iOS): the version must "
+        "meet it, and one that is not said does not. `inline` are the SHA-256 of the bytes that ride along. paused "
+        "keeps no list of who is in: a device that runs what its arm would run is in. complete and rolled_back put "
+        "everyone on otherwise, but that complete leaves a baseline held out: a device whose place (the arm's hash) "
+        "by `held.salt` is below that arm's weight is in no other arm; it is held out while its bucket by `held.salt` "
+        "is below `held.exposure`, and gets otherwise until then. For all others the arms are the rest, their place "
+        "scaled to the sum of their weights."
     )
     return {"about": about, "catalogue": CATALOGUE, "cases": [*plain_offers(), *rollout_offers()]}
 

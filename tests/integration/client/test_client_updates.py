@@ -51,14 +51,22 @@ async def test_a_release_that_this_app_cannot_run_is_refused_and_said_once(world
         "sdk_unsupported": {"sdk": ">=3"},
         "format_unsupported": {"format": "onnx"},
         "inputs_unsupported": {"inputs": ["battery", "heart_rate"]},
+        "os_unsupported": {"os": "iOS >=18"},
     }
-    client = await world.open()
+    client = await world.open(os="iOS 17.7")
     for number, (code, changes) in enumerate(entries.items()):
         world.offer(17 + number, [world.publisher.release(42 + number, world.artifact(0.8), **changes)], 42 + number)
         await client.flush()
         await client.flush()
         assert world.gateway.steps(42 + number) == [("failed", code)]
     assert world.gateway.fetches == []
+
+
+async def test_a_release_that_asks_something_of_another_system_runs(world: World) -> None:
+    world.offer_42(os="iOS >=18")
+    client = await world.open(os="Linux 6.8")
+    await client.flush()
+    assert world.runs(client) == (42, "ota", 42)
 
 
 async def test_a_use_that_the_catalogue_does_not_list_is_not_obeyed(world: World) -> None:
