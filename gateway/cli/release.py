@@ -10,6 +10,7 @@ from gateway.cli.printing import moment, note, show, show_table
 from gateway.cli.storing import change_store, with_store
 
 if TYPE_CHECKING:
+    from gateway.releases.facts import Facts
     from gateway.releases.store import Store
     from schemas.releases import Catalogue
 
@@ -120,22 +121,37 @@ def _terms(arguments: Namespace) -> dict[str, Any]:
 
 def _publish(arguments: Namespace) -> int:
     from gateway.releases.keys import load_private
-    from gateway.releases.publish import publish_release
+    from gateway.releases.publish import facts_of, publish_release
     from gateway.releases.rollouts import standing
 
-    async def publish(store: "Store") -> "tuple[Catalogue, bool]":
+    async def publish(store: "Store") -> "tuple[Catalogue, bool, Facts | None]":
         signing_key, believed = load_private(arguments.sign), await _believed(store, arguments)
         catalogue = await publish_release(store, signing_key=signing_key, trusted=believed, **_terms(arguments))
-        return catalogue, (await standing(store, arguments.app, arguments.model)).rollout is not None
+        steered = (await standing(store, arguments.app, arguments.model)).rollout is not None
+        return catalogue, steered, await facts_of(store, catalogue.releases[0])
 
-    catalogue, steered = change_store(configuration(arguments), publish)
+    catalogue, steered, facts = change_store(configuration(arguments), publish)
     number, newest = catalogue.number, catalogue.releases[0]
     data = {"app": catalogue.app, "model": catalogue.model, "catalogue": number, "release": newest.release}
     text = f"published {catalogue.app}/{catalogue.model} release {newest.release} in catalogue {number}"
-    show(arguments, data | {"sha256": newest.sha256}, text)
+    terms = {"sha256": newest.sha256, "sdk": newest.sdk, "os": newest.os, "inputs": newest.inputs, "facts": facts}
+    show(arguments, data | terms, text + (f"\n{_described(facts)}" if facts else ""))
     if number > 1 and not steered:
         note("every device that can run it gets it at its next flush; to stage the next one: backhaul rollout hold")
     return 0
+
+
+def _described(facts: "Facts") -> str:
+    """Say in a line or two what a file takes and gives."""
+    ways = [
+        f"{way} {', '.join(f'{each.name}: {each.type}{each.shape or str()}' for each in features)}"
+        for way, features in (("takes", facts.inputs), ("gives", facts.outputs))
+    ]
+    made = [f"opset {name} {version}" for name, version in facts.opsets.items()]
+    made += [f"specification version {facts.specification}"] if facts.specification else []
+    made += [f"labels {', '.join(facts.labels)}"] if facts.labels else []
+    needs = [f"needs {facts.os}"] if facts.os else []
+    return "; ".join([f"{facts.type}, {', '.join(made)}", *ways, *needs])
 
 
 def _prepare(arguments: Namespace) -> int:
@@ -249,18 +265,42 @@ def _verify(arguments: Namespace) -> int:
 
 
 def _list(arguments: Namespace) -> int:
-    from gateway.releases.publish import list_releases
+    from gateway.releases.publish import facts_of, list_releases
 
     app, model = arguments.app, arguments.model
-    catalogues = with_store(configuration(arguments), lambda store: list_releases(store, app, model), app=app)
+
+    async def listed(store: "Store") -> "list[tuple[Catalogue, list[Facts | None]]]":
+        # Facts are read from the artifacts themselves: only who asks for all of it waits for that.
+        found = await list_releases(store, app, model)
+        return [(c, [await facts_of(store, r) for r in c.releases] if arguments.json else []) for c in found]
+
+    catalogues = with_store(configuration(arguments), listed, app=app)
     if arguments.json:
-        show(arguments, catalogues, "")
+        show(arguments, [_with_facts(*each) for each in catalogues], "")
         return 0
     rows: list[tuple[Any, ...]] = [
-        (c.app, c.model, r.release, r.sdk, r.format, r.size, r.parameters.threshold, c.number, moment(c.expires_at))
-        for c in catalogues
+        (
+            c.app,
+            c.model,
+            r.release,
+            r.sdk,
+            r.os,
+            r.format,
+            r.size,
+            r.parameters.threshold,
+            c.number,
+            moment(c.expires_at),
+        )
+        for c, _ in catalogues
         for r in c.releases
     ]
-    columns = ("app", "model", "release", "sdk", "format", "bytes", "threshold", "catalogue", "expires")
+    columns = ("app", "model", "release", "sdk", "os", "format", "bytes", "threshold", "catalogue", "expires")
     show_table(arguments, columns, rows, "no releases: see backhaul release publish --help")
     return 0
+
+
+def _with_facts(catalogue: "Catalogue", facts: "list[Facts | None]") -> dict[str, Any]:
+    import msgspec
+
+    releases = [msgspec.to_builtins(r) | {"facts": each} for r, each in zip(catalogue.releases, facts, strict=True)]
+    return {**msgspec.to_builtins(catalogue), "releases": releases}

@@ -3,7 +3,8 @@
 * A Core ML model is loaded by the evaluator that the reference device runs: what cannot run there is not published.
 * Golden inputs come from the artifact's hash, so that publishing twice gives the same; they are exact in the float32
   that Core ML computes with, and lie where a rounding error changes nothing (far enough from a tree's thresholds).
-* Whatever is not a Core ML model is opaque: published as it is, with the golden vectors that the publisher brings.
+* An ONNX model is read, not run: its inputs and outputs are known, its golden vectors are the publisher's to bring.
+* Whatever is neither is opaque: published as it is, with the golden vectors that the publisher brings.
 """
 
 import struct
@@ -16,6 +17,8 @@ from msgspec import Struct
 from gateway.client.runtimes import BadModel, Model, PredictionFailed
 from gateway.client.runtimes.coreml import CoreMLRuntime
 from gateway.releases.errors import BadArtifact
+from gateway.releases.facts import Facts, coreml_facts, values_of
+from gateway.releases.onnx import onnx_facts, onnx_metadata
 from schemas.releases import MAX_ARTIFACT_BYTES, Probe
 
 Format = Literal["mlmodel", "onnx", "opaque"]
@@ -40,6 +43,7 @@ class Artifact(Struct, frozen=True, kw_only=True):
     inputs: list[str]
     probes: list[Probe]
     metadata: Mapping[str, str]
+    os: str = ""
 
 
 def judge(data: bytes, form: Format, *, inputs: Sequence[str], probes: Sequence[Probe]) -> Artifact:
@@ -47,14 +51,21 @@ def judge(data: bytes, form: Format, *, inputs: Sequence[str], probes: Sequence[
     if not 0 < len(data) <= MAX_ARTIFACT_BYTES:
         raise BadArtifact(f"the file has {len(data)} bytes: an artifact has 1 to {MAX_ARTIFACT_BYTES}")
     hashed = sha256(data).hexdigest()
-    if form == "onnx":
-        raise BadArtifact("ONNX models cannot be checked yet: publish it as 'opaque' and test it on a device first")
-    if form == "opaque":
+    facts = inspect(data, form)
+    if form == "opaque" or facts is None:
         return Artifact(format=form, sha256=hashed, data=data, inputs=list(inputs), probes=list(probes), metadata={})
-    try:
-        model = CoreMLRuntime().load(data)
-    except BadModel as error:
-        raise BadArtifact(f"the file is not a Core ML model that devices can run: {error}") from error
+    if form == "onnx":
+        metadata = onnx_metadata(data)
+        names = list(inputs) or split_names(metadata.get("inputs", ""))
+        return Artifact(
+            format=form,
+            sha256=hashed,
+            data=data,
+            inputs=_fitting_names(facts, names),
+            probes=list(probes),
+            metadata=metadata,
+        )
+    model = CoreMLRuntime().load(data)
     return Artifact(
         format=form,
         sha256=hashed,
@@ -62,7 +73,24 @@ def judge(data: bytes, form: Format, *, inputs: Sequence[str], probes: Sequence[
         inputs=_input_names(model, inputs),
         probes=_confirmed(model, probes) if probes else _golden(model, hashed),
         metadata=model.metadata,
+        os=facts.os,
     )
+
+
+def inspect(data: bytes, form: Format) -> Facts | None:
+    """Describe a file; nothing can be said of an opaque one. Raises `BadArtifact`."""
+    if form == "opaque":
+        return None
+    if form == "onnx":
+        try:
+            return onnx_facts(data)
+        except BadModel as error:
+            raise BadArtifact(f"the file is not an ONNX model: {error}") from error
+    try:
+        return coreml_facts(data, list(CoreMLRuntime().load(data).labels))
+    except BadModel as error:
+        hint = "; it is an ONNX model: publish it as 'onnx'" if _is_onnx(data) else ""
+        raise BadArtifact(f"the file is not a Core ML model that devices can run: {error}{hint}") from error
 
 
 def split_names(text: str) -> list[str]:
@@ -80,6 +108,29 @@ def _input_names(model: Model, given: Sequence[str]) -> list[str]:
     if len(set(names)) != len(names):
         raise BadArtifact(f"two inputs have the same name ({', '.join(names)}): give each its own")
     return names
+
+
+def _fitting_names(facts: Facts, names: list[str]) -> list[str]:
+    """Check the names against the sizes, where these are fixed; a graph of single values brings its own."""
+    sizes = [values_of(feature) for feature in facts.inputs]
+    if not names and len(sizes) > 1 and set(sizes) == {1}:
+        return [feature.name for feature in facts.inputs]
+    fixed = [size for size in sizes if size is not None]
+    if names and len(fixed) == len(sizes) and sum(fixed) != len(names):
+        raise BadArtifact(
+            f"the model takes {sum(fixed)} values but {len(names)} are named ({', '.join(names)}): name each, in order"
+        )
+    if len(set(names)) != len(names):
+        raise BadArtifact(f"two inputs have the same name ({', '.join(names)}): give each its own")
+    return names
+
+
+def _is_onnx(data: bytes) -> bool:
+    try:
+        onnx_facts(data)
+    except BadModel:
+        return False
+    return True
 
 
 def _confirmed(model: Model, probes: Sequence[Probe]) -> list[Probe]:

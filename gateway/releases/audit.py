@@ -171,7 +171,7 @@ async def _examine_release(
         elif data is not None:
             artifacts[release.sha256] = data
     whole = artifacts.get(release.sha256)
-    if whole is not None and release.format == "mlmodel":
+    if whole is not None and release.format != "opaque":
         try:
             judge(whole, release.format, inputs=release.inputs, probes=release.probe)
         except BadArtifact as error:

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
 from gateway.releases.apps import check_name, load_app
-from gateway.releases.artifact import Format, judge
+from gateway.releases.artifact import Format, inspect, judge
 from gateway.releases.catalogues import (
     LISTED_RELEASES,
     attach,
@@ -22,15 +23,16 @@ from gateway.releases.catalogues import (
     last_trusted,
     with_release,
 )
-from gateway.releases.documents import CATALOGUES, Series, parse_path
+from gateway.releases.documents import CATALOGUES, Series, artifact_path, parse_path
 from gateway.releases.errors import BadArtifact, BadReleaseTerms
+from gateway.releases.facts import Facts
 from gateway.releases.keys import public_bytes, sign
 from gateway.releases.packing import write_artifact
-from gateway.releases.store import Store
+from gateway.releases.store import NotFound, Store
 from schemas.releases import Catalogue, Parameters, Probe, Release
 from schemas.versions import parse_specifier
 
-__all__ = ["LISTED_RELEASES", "list_releases", "prepare_release", "publish_release"]
+__all__ = ["LISTED_RELEASES", "facts_of", "list_releases", "prepare_release", "publish_release"]
 
 
 async def publish_release(
@@ -118,6 +120,7 @@ async def prepare_release(
         sha256=artifact.sha256,
         size=len(artifact.data),
         sdk=sdk,
+        os=artifact.os,
         inputs=artifact.inputs,
         parameters=parameters,
         probe=artifact.probes,
@@ -135,6 +138,20 @@ async def list_releases(store: Store, app: str | None = None, model: str | None 
     found = {path[0] for path in paths if path and model in (None, path[0].model)}
     catalogues = [await last_catalogue(store, series) for series in sorted(found)]
     return [each[1] for each in catalogues if each]
+
+
+async def facts_of(store: Store, release: Release) -> Facts | None:
+    """Describe a listed release's artifact, as it lies in the store; None if it is opaque, gone or damaged.
+
+    Raises `StoreError`.
+    """
+    if release.format == "opaque":
+        return None
+    try:
+        data = await store.get(artifact_path(release.sha256))
+        return inspect(data, release.format) if sha256(data).hexdigest() == release.sha256 else None
+    except (NotFound, BadArtifact):
+        return None
 
 
 def _number(wanted: int | None, last: Catalogue | None) -> int:

@@ -90,12 +90,20 @@ def test_a_key_pair_is_private_and_never_overwritten(run: Run) -> None:
 
 
 def test_releases_are_numbered_and_listed_newest_first(run: Run, publish: Callable[..., Ran]) -> None:
-    assert publish().out == "published shop/upsell release 1 in catalogue 1\n"
+    first, described = publish().out.splitlines()
+    assert first == "published shop/upsell release 1 in catalogue 1"
+    assert described == (
+        "tree ensemble classifier, specification version 1, labels Dismissed, Purchased; takes input: array of "
+        "float64[2]; gives classLabel: string, classProbability: dictionary of string to float64; needs iOS >=11"
+    )
     second = json.loads(publish("upsell-2.mlmodel", "--threshold", 0.25, "--json").out)
     assert (second["release"], second["catalogue"]) == (2, 2)
     [catalogue] = json.loads(run("release", "list", "--app", "shop", "--json").out)
     assert [release["release"] for release in catalogue["releases"]] == [2, 1]
     assert catalogue["releases"][0]["parameters"]["threshold"] == 0.25
+    assert [release["os"] for release in catalogue["releases"]] == ["iOS >=11", "iOS >=11"]
+    assert second["facts"] == catalogue["releases"][0]["facts"]
+    assert second["facts"]["inputs"] == [{"name": "input", "type": "array of float64", "shape": [4]}]
     lines = run("release", "list").out.splitlines()
     assert len(lines) == 3
     assert run("release", "list", "--model", "other", "--json").out == "[]\n"

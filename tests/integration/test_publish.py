@@ -30,7 +30,7 @@ from gateway.releases.errors import (
     UntrustedHistory,
 )
 from gateway.releases.keys import generate_key, key_name, load_private, load_public, public_bytes, public_path, sign
-from gateway.releases.publish import LISTED_RELEASES, list_releases, publish_release
+from gateway.releases.publish import LISTED_RELEASES, facts_of, list_releases, publish_release
 from gateway.releases.rules import read_catalogue
 from gateway.releases.store import Store, StoreError
 from schemas.releases import Catalogue, Parameters, Probe, SignedCatalogue
@@ -217,7 +217,7 @@ async def test_a_damaged_catalogue_is_not_built_upon(store: Store) -> None:
         ({"inputs": ["x", "x"]}, BadArtifact, "the same name"),
         ({"file": MODELS / "none.mlmodel"}, BadArtifact, "No such file"),
         ({"file": MODELS / "expected.json"}, BadArtifact, "not a Core ML model"),
-        ({"format": "onnx"}, BadArtifact, "cannot be checked yet"),
+        ({"format": "onnx"}, BadArtifact, "not an ONNX model"),
     ],
 )
 async def test_what_cannot_be_published_says_why(
@@ -236,6 +236,25 @@ async def test_anything_can_be_published_as_opaque(store: Store, tmp_path: Path)
     assert (release.format, release.inputs, release.probe) == ("opaque", ["a"], [])
     assert release.parameters == Parameters(threshold=0.6, explore=0.0)
     assert [download.encoding for download in release.downloads] == ["identity"]  # xz would be larger
+
+
+async def test_a_core_ml_file_says_which_ios_it_needs(store: Store, tmp_path: Path) -> None:
+    newer = tmp_path / "newer.mlmodel"
+    newer.write_bytes(b"\x08\x05" + FIRST.read_bytes().removeprefix(b"\x08\x01"))
+    await publish(store)
+    releases = (await publish(store, newer)).releases
+    assert [release.os for release in releases] == ["iOS >=14", "iOS >=11"]
+
+
+async def test_the_facts_are_read_from_the_stored_artifact(store: Store, tmp_path: Path) -> None:
+    (release,) = (await publish(store)).releases
+    facts = await facts_of(store, release)
+    assert facts is not None
+    assert (facts.specification, facts.labels) == (1, ["Dismissed", "Purchased"])
+    (opaque,) = (await publish(store, FIRST, model="other", format="opaque")).releases
+    assert await facts_of(store, opaque) is None
+    (tmp_path / "store" / "artifacts" / release.sha256).write_bytes(b"damaged")
+    assert await facts_of(store, release) is None
 
 
 async def test_the_newest_catalogue_of_each_model_is_listed(store: Store) -> None:
