@@ -6,8 +6,8 @@
                                       │                   │                    dead_letters ─▶ dead_letters
                     ◀──  200 reply ◀──┴───────────────────┘
 
-1. **Admit** (`admission`). The app key names the app; media type, encoding and length are judged before the body is read.
-   *A stranger costs a hash look-up, never a parse.*
+1. **Admit** (`admission`). The app key names the app; media type, encoding and length are judged before the body is
+   read. *A stranger costs a hash look-up, never a parse.*
 2. **Decode** (`decode`). The body is inflated under a cap and validated whole in one typed pass. Only when that fails
    is each event judged alone. *One bad event never sinks its batch; every event ends as accepted or refused.*
 3. **Decide** (`releases.decide`). From an immutable snapshot of signed catalogues and rollouts: what this device should
