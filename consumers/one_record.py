@@ -3,7 +3,6 @@
 import asyncio
 import sqlite3
 from pathlib import Path
-from typing import Final
 
 from aiokafka.errors import KafkaError
 
@@ -11,8 +10,6 @@ from consumers.kafka_fetch import Fetcher, Recreated
 from consumers.log_file import LogFile
 from schemas.kafka import KafkaSettings
 from schemas.records import StoredRecord
-
-_PATIENCE_SECONDS: Final = 10.0
 
 
 def record_in_file(directory: Path, topic: str, offset: int) -> StoredRecord | None:
@@ -27,11 +24,13 @@ def record_in_file(directory: Path, topic: str, offset: int) -> StoredRecord | N
     return found[0] if found and found[0].offset == offset else None
 
 
-async def record_on_kafka(kafka: KafkaSettings, topic: str, partition: int, offset: int) -> StoredRecord | None:
+async def record_on_kafka(
+    kafka: KafkaSettings, topic: str, partition: int, offset: int, *, patience_seconds: float = 10.0
+) -> StoredRecord | None:
     """Return the record on Kafka; None where it is not there any more, or Kafka does not answer."""
     fetcher = Fetcher(kafka, [topic])
     try:
-        async with asyncio.timeout(_PATIENCE_SECONDS):
+        async with asyncio.timeout(patience_seconds):
             await fetcher.open()
             found = (await fetcher.fetch(topic, partition, offset, 1)).records
     except (KafkaError, OSError, Recreated):  # a timeout is an OSError

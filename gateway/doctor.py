@@ -26,6 +26,7 @@ import aiohttp
 from msgspec import Struct
 
 from gateway.config import KEYS, Config, shown_value
+from gateway.config_kafka import unusable
 from gateway.supervisor import runfile
 from gateway.supervisor.lock import holder, is_alive, is_locked
 from schemas.versions import satisfies
@@ -71,6 +72,7 @@ async def examine(config: Config) -> AsyncIterator[Finding]:
         _fsync,
         _lock,
         _store,
+        _kafka,
         _gateway,
         _clickhouse,
         _asking,
@@ -127,11 +129,12 @@ async def _directory(config: Config) -> Finding:
 
 async def _disk(config: Config) -> Finding:
     free = shutil.disk_usage(_existing(config.directory)).free
-    text = f"{free / _GIB:.1f} GiB free, of which the log may take {config.log_max_bytes / _GIB:.1f} GiB"
+    taker, most_bytes = ("spool", config.spool_max_bytes) if config.kafka_bootstrap else ("log", config.log_max_bytes)
+    text = f"{free / _GIB:.1f} GiB free, of which the {taker} may take {most_bytes / _GIB:.1f} GiB"
     if free < _NO_DISK_BYTES:
         return Finding("disk", "fail", text, "free some space: batches will be answered 503")
     if free < _LOW_DISK_BYTES:
-        return Finding("disk", "warn", text, "free some space, or lower log_max_bytes and retention_days")
+        return Finding("disk", "warn", text, f"free some space, or lower {taker}_max_bytes and retention_days")
     return Finding("disk", "ok", text)
 
 
@@ -181,6 +184,29 @@ async def _store(config: Config) -> Finding:
     if not apps:
         return Finding("store", "warn", f"{address} answers and holds no app", "make one: backhaul app create NAME")
     return Finding("store", "ok", f"{address} answers")
+
+
+async def _kafka(config: Config) -> Finding:
+    from aiokafka.errors import KafkaError
+
+    from gateway.publish.kafka_topics import examine_topics
+    from schemas.topics import TOPICS
+
+    kafka = config.kafka
+    if kafka is None:
+        return Finding("kafka", "ok", "not used: the log is a file in the data directory")
+    if wrong := unusable(kafka):
+        return Finding("kafka", "fail", wrong, "check kafka_ca_file, kafka_certificate_file and kafka_key_file")
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what is wrong is said in the finding
+    try:
+        report = await asyncio.wait_for(examine_topics(kafka, config.topics, TOPICS), 2 * _PATIENCE_SECONDS)
+    except (KafkaError, OSError) as error:  # a timeout is an OSError
+        kept = "batches go to the spool meanwhile" if config.spool == "on" else "batches are answered 503 meanwhile"
+        return Finding("kafka", "fail", f"{kafka.bootstrap}: {error or 'no answer'}", f"check kafka_*; {kept}")
+    if report.differences:
+        advice = "a gateway makes what is missing; change what differs there or in the configuration"
+        return Finding("kafka", "warn", f"{kafka.bootstrap} answers; " + "; ".join(report.differences), advice)
+    return Finding("kafka", "ok", f"{kafka.bootstrap} answers, and the topics are as configured")
 
 
 async def _gateway(config: Config) -> Finding:

@@ -4,7 +4,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, Final
 
 from gateway.cli.failures import DONE, FAILED, MISUSED
-from gateway.cli.options import Nouns, add_command, configuration
+from gateway.cli.options import Nouns, add_clickhouse, add_command, add_kafka, configuration
 from gateway.cli.printing import show
 
 if TYPE_CHECKING:
@@ -16,7 +16,10 @@ _MARKS: Final = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 def register(nouns: Nouns) -> None:
     """Add the command."""
-    add_command(nouns, "doctor", _doctor, "check configuration, versions, disk, clocks and what can be reached")
+    about = "check configuration, versions, disk, clocks and what can be reached"
+    command = add_command(nouns, "doctor", _doctor, about)
+    add_kafka(command)
+    add_clickhouse(command)
 
 
 def _doctor(arguments: Namespace) -> int:

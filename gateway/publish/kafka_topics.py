@@ -2,11 +2,17 @@
 
 * What exists is never changed: other software may count on it, and more partitions would move devices between them.
   Every difference is told in a sentence.
+* Some differences are faults: with them brokers delete or lose what was acknowledged. Whoever acknowledges writes no
+  topic with a fault. That holds for what stands there when a gateway connects; a topic changed later is seen at the
+  next connection.
+* Brokers' clocks stamp the records (LogAppendTime). By a gateway's clock retention would delete at once what a clock
+  days behind has written, and brokers would refuse what one an hour ahead writes.
 * Nothing relies on brokers that make topics by themselves.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -14,42 +20,89 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, NoError, TopicAlreadyExistsError, for_code
 from msgspec import Struct
 
-from schemas.kafka import KafkaSettings, TopicSettings
+from schemas.kafka import GIB, KafkaSettings, TopicSettings
 from schemas.topics import BATCHES, DEAD_LETTERS, EVENTS
 
 _HOUR_MS: Final = 3_600_000
 _REQUEST_TIMEOUT_MS: Final = 10_000
 _LIST_TRIES: Final = 25
 _LIST_SECONDS: Final = 0.2
+_NEVER_OTHERWISE: Final = (
+    "cleanup.policy",
+    "retention.bytes",
+    "message.timestamp.type",
+    "unclean.leader.election.enable",
+)
 
 
 class TopicsReport(Struct, frozen=True):
-    """What was found: sentences on what differs, and the largest record that all of the topics take."""
+    """What was found: sentences on what differs, those of them that lose records, and the largest record of each topic
+    by its own limit and the configured one."""
 
     differences: tuple[str, ...]
-    max_record_bytes: int
+    faults: tuple[str, ...]
+    record_bytes: Mapping[str, int]
+
+    @property
+    def max_record_bytes(self) -> int:
+        """The largest record that all of the topics take."""
+        return min(self.record_bytes.values())
 
 
 async def ensure_topics(kafka: KafkaSettings, wanted: TopicSettings, names: Sequence[str]) -> TopicsReport:
     """Make the topics that are missing and compare the others. Raises KafkaError, OSError or TimeoutError."""
-    admin = AIOKafkaAdminClient(**kafka.client_options(), request_timeout_ms=_REQUEST_TIMEOUT_MS)
-    try:
-        await admin.start()
+    async with _connected(kafka) as admin:
         await _create(admin, kafka, wanted, names)
         found = await _listed(admin, [kafka.topic(name) for name in names])
         configs = await _configs(admin, found)
+    return _compared(kafka, wanted, names, found, configs)
+
+
+async def examine_topics(kafka: KafkaSettings, wanted: TopicSettings, names: Sequence[str]) -> TopicsReport:
+    """Compare the topics, and make none. Raises KafkaError, OSError or TimeoutError."""
+    async with _connected(kafka) as admin:
+        there = set(await admin.list_topics())
+        found = await _listed(admin, [kafka.topic(name) for name in names if kafka.topic(name) in there])
+        configs = await _configs(admin, found)
+    return _compared(kafka, wanted, names, found, configs)
+
+
+@asynccontextmanager
+async def _connected(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
+    admin = AIOKafkaAdminClient(**kafka.client_options(), request_timeout_ms=_REQUEST_TIMEOUT_MS)
+    try:
+        await admin.start()
+        yield admin
     finally:
         await admin.close()
+
+
+def _compared(
+    kafka: KafkaSettings,
+    wanted: TopicSettings,
+    names: Sequence[str],
+    found: Mapping[str, int],
+    configs: Mapping[str, Mapping[str, str]],
+) -> TopicsReport:
     differences: list[str] = []
+    faults: list[str] = []
     for name in names:
         topic = kafka.topic(name)
         if topic not in found:
-            differences.append(f"topic {topic} was made and is not listed yet")
+            differences.append(f"topic {topic} is not there")
         elif found[topic] != wanted.partitions:
             differences.append(f"topic {topic} has {found[topic]} partitions where {wanted.partitions} are configured")
-        differences += _differing(topic, topic_configs(name, wanted), configs.get(topic, {}))
-    limits = [int(config["max.message.bytes"]) for config in configs.values() if "max.message.bytes" in config]
-    return TopicsReport(tuple(differences), min([wanted.max_record_bytes, *limits]))
+        elif topic not in configs:
+            differences.append(f"topic {topic}: its configuration may not be read, so nobody knows what it loses")
+        wanted_configs, config = topic_configs(name, wanted), configs.get(topic, {})
+        differences += _differing(topic, wanted_configs, config)
+        faults += _faults(topic, wanted_configs, config)
+    limits = {name: int(configs.get(kafka.topic(name), {}).get("max.message.bytes", GIB)) for name in names}
+    return TopicsReport(
+        (*faults, *(told for told in differences if told not in faults)),
+        tuple(faults),
+        {name: min(wanted.max_record_bytes, limit) for name, limit in limits.items()},
+    )
 
 
 def topic_configs(name: str, wanted: TopicSettings) -> dict[str, str]:
@@ -62,6 +115,9 @@ def topic_configs(name: str, wanted: TopicSettings) -> dict[str, str]:
     return {
         "cleanup.policy": "delete",
         "retention.ms": str(hours[name] * _HOUR_MS),
+        "retention.bytes": "-1",
+        "message.timestamp.type": "LogAppendTime",
+        "unclean.leader.election.enable": "false",
         "max.message.bytes": str(wanted.max_record_bytes),
         "min.insync.replicas": str(wanted.needed_insync),
         # Bodies are compressed already; the broker would only open and close them again.
@@ -115,8 +171,17 @@ async def _configs(admin: AIOKafkaAdminClient, topics: Mapping[str, Any]) -> dic
 
 
 def _differing(topic: str, wanted: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    return [
-        f"topic {topic} has {key}={found[key]} where {value} is configured"
-        for key, value in wanted.items()
-        if key in found and found[key] != value
-    ]
+    return [_sentence(topic, key, wanted, found) for key in wanted if key in found and found[key] != wanted[key]]
+
+
+def _faults(topic: str, wanted: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """Return the differences that lose what was acknowledged. More copies than wanted lose nothing."""
+    wrong = [key for key in _NEVER_OTHERWISE if found.get(key, wanted[key]) != wanted[key]]
+    copies = "min.insync.replicas"
+    if int(found.get(copies, wanted[copies])) < int(wanted[copies]):
+        wrong.append(copies)
+    return [_sentence(topic, key, wanted, found) for key in wrong]
+
+
+def _sentence(topic: str, key: str, wanted: Mapping[str, str], found: Mapping[str, str]) -> str:
+    return f"topic {topic} has {key}={found[key]} where {wanted[key]} is configured"

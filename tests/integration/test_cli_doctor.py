@@ -1,11 +1,15 @@
 """The doctor where nothing runs; with everything running it is examined in the e2e tests."""
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 
 from gateway.cli import main
+from gateway.publish.kafka_topics import ensure_topics
+from schemas.topics import TOPICS
+from tests.kafka_fixtures import Kafka
 
 
 def findings(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, str]]:
@@ -24,6 +28,7 @@ def test_nothing_running_is_a_warning_and_changes_nothing(tmp_path: Path, capsys
         "fsync": found["fsync"]["state"],  # the machine's own
         "supervisor": "warn",
         "store": "warn",
+        "kafka": "ok",
         "gateway": "warn",
         "clickhouse": "warn",
         "sql": "ok",
@@ -77,3 +82,34 @@ def test_the_packages_are_counted_for_people_and_listed_for_programs(
     assert len(line) < 80
     main(["doctor", "--data", str(tmp_path), "--json"])
     assert any(item.startswith("aiohttp ") for item in findings(capsys)["packages"]["items"])
+
+
+def test_brokers_that_do_not_answer_are_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--data", str(tmp_path), "--kafka", "127.0.0.1:1", "--json"]) == 1
+    found = findings(capsys)["kafka"]
+    assert found["state"] == "fail"
+    assert "127.0.0.1:1" in found["text"]
+    assert "batches go to the spool" in found["advice"]
+
+
+def test_topics_are_compared_and_not_made(
+    kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = kafka.settings()
+    monkeypatch.setenv("BACKHAUL_KAFKA_TOPIC_PREFIX", settings.topic_prefix)
+    monkeypatch.setenv("BACKHAUL_KAFKA_REPLICATION", "1")
+    monkeypatch.setenv("BACKHAUL_KAFKA_PARTITIONS", "2")
+    words = ["doctor", "--data", str(tmp_path), "--kafka", kafka.bootstrap, "--json"]
+    for _ in range(2):
+        assert main(words) == 0
+        found = findings(capsys)["kafka"]
+        assert found["state"] == "warn"
+        assert f"topic {settings.topic('batches')} is not there" in found["text"]
+    asyncio.run(ensure_topics(settings, kafka.topics(2), TOPICS))
+    assert main(words) == 0
+    assert findings(capsys)["kafka"]["state"] == "ok"
+    monkeypatch.setenv("BACKHAUL_KAFKA_PARTITIONS", "3")
+    assert main(words) == 0
+    found = findings(capsys)["kafka"]
+    assert found["state"] == "warn"
+    assert "has 2 partitions where 3 are configured" in found["text"]
