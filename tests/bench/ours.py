@@ -1,4 +1,4 @@
-"""Serve our own gateway, composed as `backhaul serve` composes it, with the log that is asked for: one process.
+"""Serve our own gateway as `backhaul serve` does in its gateway's process, with the log that is asked for.
 
     PORT=... STORE=... DATA=... BOOTSTRAP=... python -m tests.bench.ours kafka|embedded|nothing
 
@@ -7,29 +7,24 @@
 """
 
 import asyncio
+import gc
 import os
 import signal
+import socket
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import uvloop
 from aiohttp import web
 
-from consumers.source import EmbeddedSource
 from gateway.app import create_app
 from gateway.config import Config
 from gateway.publish import Sink
-from gateway.publish.embedded import EmbeddedLog
-from gateway.publish.kafka import KafkaSink, KafkaSinkSettings
-from gateway.publish.spool import Spool, SpoolSettings
 from gateway.releases.snapshot import SnapshotKeeper
 from gateway.releases.store import Store
-from gateway.supervisor.drain import Drain
-from gateway.supervisor.gateway import _settle_memory
-from schemas.kafka import GIB, MIB, KafkaSettings, TopicSettings
+from gateway.supervisor.gateway import serve_devices
 from schemas.records import Record
 
 BATCHES_PREFIX: Final = "bench."
@@ -52,41 +47,35 @@ class Nothing(Sink):
         """Do nothing."""
 
 
-@asynccontextmanager
-async def opened(kind: str, directory: Path) -> AsyncIterator[Sink]:
-    """Open the log, and close it in the end."""
-    sink: Sink = Nothing()
-    if kind == "kafka":
-        sink = await Spool.open(directory / "spool", await _kafka(), SpoolSettings(), EmbeddedSource.open)
-    elif kind == "embedded":
-        sink = await EmbeddedLog.open(directory / "log", max_bytes=8 * GIB, max_pending_bytes=64 * MIB)
-    try:
-        yield sink
-    finally:
-        await sink.close()
-
-
-async def _kafka() -> KafkaSink:
-    kafka = KafkaSettings(bootstrap=os.environ["BOOTSTRAP"], topic_prefix=BATCHES_PREFIX)
-    topics = TopicSettings(partitions=PARTITIONS, replication=1)
-    return await KafkaSink.open(kafka, topics, KafkaSinkSettings(), wait_seconds=20.0)
-
-
-async def serve(kind: str) -> None:
+async def serve(log: str) -> None:
     """Answer until SIGTERM."""
     leave = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leave.set)
-    store = Store.open(f"file://{os.environ['STORE']}")
-    snapshots = await SnapshotKeeper.open(store, refresh_seconds=2.0)
-    async with opened(kind, Path(os.environ["DATA"])) as sink:
-        app = create_app(Config(), sink=sink, snapshots=snapshots, store=store)
-        app.middlewares.insert(0, Drain().middleware)
-        runner = web.AppRunner(app, auto_decompress=False, access_log=None, shutdown_timeout=1.0)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", int(os.environ["PORT"])).start()
-        _settle_memory()
-        await leave.wait()
-        await runner.cleanup()
+    config = Config(
+        data=os.environ["DATA"],
+        store_url=Path(os.environ["STORE"]).as_uri(),
+        kafka_bootstrap=os.environ["BOOTSTRAP"] if log == "kafka" else "",
+        kafka_topic_prefix=BATCHES_PREFIX,
+        kafka_partitions=PARTITIONS,
+        kafka_replication=1,
+    )
+    listening = socket.create_server(("127.0.0.1", int(os.environ["PORT"])))
+    await (
+        _serve_without_log(config, listening, leave) if log == "nothing" else serve_devices(config, listening, leave)
+    )
+
+
+async def _serve_without_log(config: Config, listening: socket.socket, leave: asyncio.Event) -> None:
+    store = Store.open(config.store_address)
+    snapshots = await SnapshotKeeper.open(store, refresh_seconds=config.refresh_seconds)
+    app = create_app(config, sink=Nothing(), snapshots=snapshots, store=store)
+    runner = web.AppRunner(app, auto_decompress=False, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    await web.SockSite(runner, listening).start()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    await leave.wait()
+    await runner.cleanup()
     await snapshots.close()
 
 
