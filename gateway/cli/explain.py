@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.cli.failures import CommandError, Misused
-from gateway.cli.options import Nouns, add_command, configuration, now_ms
+from gateway.cli.options import Nouns, add_clickhouse, add_command, configuration, now_ms
 from gateway.cli.printing import moment, note, show, show_table
 from gateway.cli.rollout import use
 from gateway.cli.storing import with_store
@@ -44,6 +44,7 @@ def register(nouns: Nouns) -> None:
     """Add the command."""
     command = add_command(nouns, "explain", _explain, "why a device runs what it runs: every rule, now or then")
     command.add_argument("--app", required=True, metavar="A")
+    add_clickhouse(command)
     command.add_argument("--model", required=True, metavar="M")
     command.add_argument("--device", required=True, metavar="D", help="the install's id")
     command.add_argument("--at", type=moment_of, metavar="TIME", help="2026-11-22T21:30:00Z, or epoch milliseconds")

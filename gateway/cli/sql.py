@@ -5,7 +5,7 @@ from argparse import Namespace
 from typing import Final
 
 from gateway.cli.failures import CommandError, Misused
-from gateway.cli.options import Nouns, add_command, configuration
+from gateway.cli.options import Nouns, add_clickhouse, add_command, configuration
 from gateway.cli.printing import note, show_table
 from gateway.cli.reading import why_not
 
@@ -17,6 +17,7 @@ def register(nouns: Nouns) -> None:
     """Add the command."""
     command = add_command(nouns, "sql", _sql, "run a read-only query against the warehouse")
     command.add_argument("query", metavar="SELECT")
+    add_clickhouse(command)
 
 
 def _sql(arguments: Namespace) -> int:
