@@ -9,19 +9,23 @@ import time
 from pathlib import Path
 from typing import Final
 
+import aiohttp
+from clickhouse_connect.driver.exceptions import ClickHouseError
 from rich.console import Console
 from rich.table import Table
 
 from deploy.local_kafka import missing
-from gateway.clickhouse_server import connect, url_of
+from gateway.clickhouse_server import ServerError, connect, url_of
 from tests.campaign.journal import Journal
 from tests.campaign.plants import PLANTS, plant
 from tests.campaign.schedule import Fault, schedule
 from tests.campaign.system import ROOT, CampaignError, Layout, System
-from tests.campaign.verdict import Verdict, judge, stored
+from tests.campaign.verdict import Stored, Verdict, judge, stored
 
 _DEVICES_SECONDS: Final = 240.0
 _POLL_SECONDS: Final = 1.0
+# A spool that drains late or a consumer that repeats itself would show within this.
+_SETTLED_SECONDS: Final = 8.0
 
 console: Final = Console()
 
@@ -36,6 +40,8 @@ async def hold(given: argparse.Namespace, layout: Layout, source: Path, director
         console.print("the faults are over; the devices say all they have")
         await system.finish_devices(_DEVICES_SECONDS)
         verdict = await _judged(system, given.quiet_seconds)
+    except* CampaignError as several:
+        raise CampaignError("; ".join(map(str, several.exceptions))) from several
     finally:
         await system.stop()
     _show(planned, verdict, system.notes)
@@ -55,29 +61,39 @@ async def _hit_all(system: System, planned: list[Fault]) -> None:
 async def _judged(system: System, quiet_seconds: float) -> Verdict:
     """Judge again and again until all is there, or nothing has come for a while."""
     journal = Journal(system.journal)
-    sent = journal.all()
+    sent, resends = journal.all(), journal.resends()
     journal.close()
-    verdict, progress, since = None, -1, time.monotonic()
+    verdict, progress, since, good_since = None, -1, time.monotonic(), None
     while time.monotonic() - since < quiet_seconds:
-        try:
-            client = await connect(url_of(system.clickhouse_port), "backhaul", system.clickhouse_password(), "backhaul")
-            try:
-                found = await stored(client)
-            finally:
-                await client.close()
-        except Exception:  # ClickHouse may be coming back; the deadline above ends it
-            logging.getLogger(__name__).info("the warehouse does not answer yet", exc_info=True)
-            await asyncio.sleep(_POLL_SECONDS)
-            continue
-        verdict = judge(sent, found)
-        if verdict.good:
-            break
-        if len(found.event_rows) + len(found.letter_rows) != progress:
-            progress, since = len(found.event_rows) + len(found.letter_rows), time.monotonic()
+        found = await _found(system)
+        if found is not None:
+            verdict = judge(sent, resends, found)
+            rows = found.event_rows.total() + found.letter_rows.total()
+            if rows != progress:
+                progress, since, good_since = rows, time.monotonic(), None
+            if verdict.good and await system.spooled_records() == 0:
+                good_since = good_since or time.monotonic()
+                if time.monotonic() - good_since > _SETTLED_SECONDS:
+                    return verdict
         await asyncio.sleep(_POLL_SECONDS)
     if verdict is None:
         raise CampaignError("the warehouse did not come back")
+    if verdict.good:
+        raise CampaignError("the spools did not drain, or do not say so")
     return verdict
+
+
+async def _found(system: System) -> Stored | None:
+    """Return what the warehouse holds; None while it does not answer."""
+    try:
+        client = await connect(url_of(system.clickhouse_port), "backhaul", system.clickhouse_password(), "backhaul")
+        try:
+            return await stored(client)
+        finally:
+            await client.close()
+    except (ClickHouseError, aiohttp.ClientError, ServerError, OSError):
+        logging.getLogger(__name__).info("the warehouse does not answer yet", exc_info=True)
+        return None
 
 
 def _show(planned: list[Fault], verdict: Verdict, notes: list[str]) -> None:
@@ -94,6 +110,7 @@ def _show(planned: list[Fault], verdict: Verdict, notes: list[str]) -> None:
     counts.add_row("events lost", str(verdict.lost))
     counts.add_row("rows doubled", str(verdict.doubled))
     counts.add_row("dead letters lost, doubled", f"{verdict.letters_lost}, {verdict.letters_doubled}")
+    counts.add_row("resends answered, otherwise", f"{verdict.resends}, {verdict.answered_otherwise}")
     counts.add_row("longest wait of a batch for its answer", f"{verdict.longest_wait_seconds:.1f} s")
     console.print(counts)
     for note in notes:

@@ -15,7 +15,7 @@ _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS batches (
   batch TEXT PRIMARY KEY, device TEXT NOT NULL, seq INTEGER NOT NULL, events INTEGER NOT NULL, ids TEXT NOT NULL,
   body BLOB NOT NULL, refused TEXT, first_try REAL NOT NULL, acknowledged REAL);
-CREATE INDEX IF NOT EXISTS open_ones ON batches (device) WHERE refused IS NULL;
+CREATE TABLE IF NOT EXISTS resends (batch TEXT NOT NULL, same INTEGER NOT NULL);
 """
 
 
@@ -63,6 +63,15 @@ class Journal:
 
     def unacknowledged(self) -> list[Sent]:
         return [sent for sent in self.all() if sent.refused is None]
+
+    def resent(self, batch: str, *, same: bool) -> None:
+        """Note that an acknowledged batch was acknowledged again, and whether the answer was the one it had."""
+        self._database.execute("INSERT INTO resends VALUES (?, ?)", (batch, same))
+
+    def resends(self) -> tuple[int, int]:
+        """Return how many resends were answered, and how many of them otherwise than the first time."""
+        answered, other = self._database.execute("SELECT count(*), coalesce(sum(NOT same), 0) FROM resends").fetchone()
+        return int(answered), int(other)
 
     def next_seq(self, device: str) -> int:
         (seq,) = self._database.execute(

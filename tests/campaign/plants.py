@@ -26,6 +26,20 @@ PLANTS: Final[dict[str, tuple[Plant, ...]]] = {
             "0.5, lambda: __import__('asyncio').ensure_future(self._publish(taken.records)))",
         ),
     ),
+    # A replay then repeats what it should complete: with a lost answer of ClickHouse, in the kafka layout.
+    "forget_ranges": (
+        Plant(
+            "consumers/warehouse/batches.py",
+            "own = {item.key for item in fresh if item.origin in stored.get(item.key, ())}",
+            "own: set[BatchKey] = set()",
+        ),
+        Plant("consumers/warehouse/batches.py", "if fresh and (again or own) else set()", "if False else set()"),
+        Plant(
+            "consumers/warehouse/tables.py",
+            '"insert_deduplication_token": token,',
+            '"insert_deduplication_token": str(__import__("uuid").uuid4()),',
+        ),
+    ),
     "forget_resends": (
         Plant("consumers/warehouse/batches.py", "origins = stored.get(document.key)", "origins = None"),
     ),

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
+import aiohttp
 import msgspec
 
 from deploy.local_kafka import LocalKafka
@@ -285,13 +287,30 @@ class System:
         await asyncio.sleep(seconds)
         filler.unlink(missing_ok=True)
 
-    async def finish_devices(self, seconds: float) -> bool:
-        """Let the devices say all they have; False where one is still waiting for its answer after so long."""
+    async def finish_devices(self, seconds: float) -> None:
+        """Let the devices say all they have. Raises `CampaignError` where they end with an error of their own."""
         self._devices.signal(signal.SIGTERM)
         status = await self._devices.ended(seconds)
-        if status not in (0, None):
-            self.notes.append(f"the devices ended with status {status}; see {self._directory / 'devices.log'}")
-        return status == 0
+        if status is None:
+            self.notes.append("devices were still waiting for an answer at the end")
+        elif status != 0:
+            raise CampaignError(f"the devices ended with status {status}; see {self._directory / 'devices.log'}")
+
+    async def spooled_records(self) -> int:
+        """Return what the gateways still keep for Kafka; -1 where one does not say."""
+        if self._layout == "embedded":
+            return 0
+        left = 0
+        for serve in self._serves:
+            try:
+                async with aiohttp.ClientSession() as session, session.get(f"{url_of(serve.port)}/metrics") as answer:
+                    found = re.search(r"^\S*spool_left_records (\S+)$", await answer.text(), re.MULTILINE)
+            except (aiohttp.ClientError, OSError):
+                return -1
+            if found is None:
+                return -1
+            left += int(float(found.group(1)))
+        return left
 
     async def stop(self) -> None:
         """End everything, whatever state it is in."""
