@@ -25,15 +25,19 @@ def register(nouns: Nouns) -> None:
     _add_start(verbs)
     held = _add_step(verbs, "hold", _hold, "keep everyone on one release until a rollout names another")
     held.add_argument("--use", required=True, type=use, metavar="N", help="a release, 'bundled' or 'none'")
-    advance = _add_step(verbs, "advance", _advance, "raise the exposure to the next stage")
-    advance.add_argument("--to", type=percentage, metavar="PERCENT", help="to this share instead of the next stage")
+    advance = _add_step(
+        verbs, "advance", _advance, "raise the exposure: to a share, or (with --seen) to the next stage"
+    )
+    advance.add_argument("--to", type=percentage, metavar="PERCENT", help="to this share")
     _add_step(verbs, "pause", _pause, "let no further device in; those that are in stay")
     _add_step(verbs, "resume", _resume, "go on after a pause")
     _add_step(verbs, "rollback", _rollback, "put everyone on what ran before, now")
     complete = _add_step(verbs, "complete", _complete, "put everyone but the baseline on the winner")
     complete.add_argument("--winner", default="challenger", metavar="ARM", help="the arm that stays (challenger)")
     approve = _add_model(add_command(verbs, "approve", _approve, "write the change that waits, as the second operator"))
-    approve.add_argument("--proposal", type=whole(1), metavar="N", help="only if this is the one that waits")
+    approve.add_argument(
+        "--proposal", type=whole(1), metavar="N", help="the one that you looked at, as `status` has it"
+    )
     approve.add_argument("--author", metavar="WHO", help="who approves (default: the user of this system)")
     rule = add_command(verbs, "rule", _rule, "let changes wait for a second operator, per app")
     rule.add_argument("--app", required=True, metavar="A")
@@ -141,9 +145,11 @@ def _hold(arguments: Namespace) -> int:
 
 
 def _advance(arguments: Namespace) -> int:
-    from gateway.releases.transitions import advance
+    from gateway.releases.transitions import advance, advance_to
 
-    return _step(arguments, lambda last, change: advance(last, change, arguments.to))
+    if arguments.to is None and arguments.seen is not None:
+        return _step(arguments, advance)
+    return _step(arguments, lambda last, change: advance_to(last, change, arguments.to))
 
 
 def _pause(arguments: Namespace) -> int:
@@ -184,18 +190,33 @@ def _step(arguments: Namespace, step: Step, *, stops: bool = False) -> int:
 def _approve(arguments: Namespace) -> int:
     from gateway.releases.rollouts import approve
 
-    who, app, model = _author(arguments), arguments.app, arguments.model
+    who, app, model, looked_at = _author(arguments), arguments.app, arguments.model, arguments.proposal
+    if looked_at is None:
+        raise Misused(_which_waits(arguments))
     changed = change_store(
-        configuration(arguments), lambda store: approve(store, app, model, who, now_ms(), seen=arguments.proposal)
+        configuration(arguments), lambda store: approve(store, app, model, who, now_ms(), proposal=looked_at)
     )
     return _show_changed(arguments, changed)
+
+
+def _which_waits(arguments: Namespace) -> str:
+    from gateway.releases.rollouts import waiting
+
+    found = with_store(
+        configuration(arguments), lambda store: waiting(store, arguments.app, arguments.model), app=arguments.app
+    )
+    change = found.rollout
+    return (
+        f"say which change you approve: --proposal {found.number} is the one that waits, by {change.author} "
+        f"({change.reason}): {_line(change)}"
+    )
 
 
 def _show_changed(arguments: Namespace, changed: "Changed") -> int:
     place = "proposal" if changed.waits else "document"
     data = {"waits": changed.waits, place: changed.number, "rollout": changed.rollout}
     said = f"{_line(changed.rollout)} ({place} {changed.number})"
-    end = "; it waits for a second operator: rollout approve" if changed.waits else ""
+    end = f"; it waits for a second operator: rollout approve --proposal {changed.number}" if changed.waits else ""
     show(arguments, data, said + end)
     return 0
 

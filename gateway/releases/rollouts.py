@@ -1,6 +1,8 @@
 """The history of a model's rollouts in the store: read it, add the next document, or propose it.
 
 * A change names the document that it follows; when someone else wrote that number, nothing is written and it says so.
+* Who raises the exposure names the share, or the document looked at; who approves names the proposal looked at: two
+  operators who mean the same step never take two.
 * As on the gateway, a damaged document is passed over and the one before it stays in force: it can be rolled back.
 * Where the app has the two-person rule, a change is a proposal until a second operator approves it. What stops a
   rollout (pause, rollback) never waits: a stop that needs a second person at night is no stop.
@@ -60,8 +62,7 @@ async def standing(store: Store, app: str, model: str) -> Standing:
             break
     number = numbers[-1] if numbers else 0
     proposal = await _newest_proposal(store, app, model)
-    waiting = proposal if proposal is not None and proposal.follows == number else None
-    return Standing(number, rollout, waiting)
+    return Standing(number, rollout, proposal if proposal is not None and proposal.follows == number else None)
 
 
 async def history(store: Store, app: str, model: str) -> list[Entry]:
@@ -103,19 +104,25 @@ async def change(
     return Changed(number, rollout, now.rollout, waits=True)
 
 
-async def approve(store: Store, app: str, model: str, author: str, now_ms: int, *, seen: int | None = None) -> Changed:
-    """Write the change that waits, as its second operator. Raises `ReleaseError` or `StoreError`."""
+async def waiting(store: Store, app: str, model: str) -> Proposal:
+    """Return the change that waits for a second operator. Raises `NotNow` or `StoreError`."""
+    return _waiting(await standing(store, app, model), app, model)
+
+
+async def approve(store: Store, app: str, model: str, author: str, now_ms: int, *, proposal: int) -> Changed:
+    """Write the change that waits, as its second operator.
+
+    `proposal` is the number of the one that the operator looked at. Raises `ReleaseError` or `StoreError`.
+    """
     now = await standing(store, app, model)
-    waiting = now.proposal
-    if waiting is None:
-        raise NotNow(f"nothing waits for approval on {app}/{model}: what was proposed before has been overtaken")
-    if seen is not None and seen != waiting.number:
+    found = _waiting(now, app, model)
+    if proposal != found.number:
         raise SomeoneWroteInBetween(
-            f"you looked at proposal {seen}, but {waiting.number} is the newest: look at it, then run this again"
+            f"you looked at proposal {proposal}, but {found.number} is the newest: look at it, then run this again"
         )
-    if waiting.rollout.author == author:
+    if found.rollout.author == author:
         raise NotAllowed(f"{author} proposed this change: a second operator has to approve it")
-    approved = replace(waiting.rollout, approved_by=author, at=now_ms)
+    approved = replace(found.rollout, approved_by=author, at=now_ms)
     await append(store, Series(ROLLOUTS, app, model), now.number + 1, msgspec.json.encode(approved))
     return Changed(now.number + 1, approved, now.rollout, waits=False)
 
@@ -138,6 +145,12 @@ async def set_two_person_rule(store: Store, app: str, change: Change, *, on: boo
         changed = replace(current, number=current.number + 1, two_person=asked)
     await append(store, Series(APPS, app), changed.number, msgspec.json.encode(changed))
     return changed
+
+
+def _waiting(now: Standing, app: str, model: str) -> Proposal:
+    if now.proposal is None:
+        raise NotNow(f"nothing waits for approval on {app}/{model}: what was proposed before has been overtaken")
+    return now.proposal
 
 
 async def _check_uses(store: Store, rollout: Rollout, before: Rollout | None) -> None:

@@ -123,14 +123,29 @@ def advance(last: Rollout | None, change: Change, to: float | None = None) -> Ro
     exposure = to if to is not None else next((stage for stage in rollout.stages if stage > rollout.exposure), None)
     if exposure is None:
         raise NotNow(
-            f"rollout {rollout.rollout} is at its last stage, {rollout.exposure:.0%}: 'rollout complete' ends it"
+            f"rollout {rollout.rollout} is at its last stage, {_percent(rollout.exposure)} %: "
+            "'rollout complete' ends it"
         )
     if not rollout.exposure < exposure <= 1.0:
         raise BadPlan(
-            f"the exposure is {rollout.exposure:g} and only rises, to 1 at most, so not to {exposure:g}: to take the "
-            "release back, use 'rollout rollback'"
+            f"rollout {rollout.rollout} stands at {_percent(rollout.exposure)} %, by {rollout.author}, and only rises, "
+            f"to 100 at most, so not to {_percent(exposure)}: to take the release back, use 'rollout rollback'"
         )
     return _next(rollout, change, exposure=exposure, held=_reaching(rollout.held, exposure))
+
+
+def advance_to(last: Rollout | None, change: Change, to: float | None) -> Rollout:
+    """Raise the exposure to a share that must be named, and say which stage is next where it is not.
+
+    Two operators who both want the next stage would else go two stages up. Raises `NotNow` or `BadPlan`.
+    """
+    after = advance(last, change, to)
+    if to is None and last is not None:
+        raise BadPlan(
+            f"rollout {last.rollout} stands at {_percent(last.exposure)} %, by {last.author}: say how far with --to "
+            f"(its next stage is {_percent(after.exposure)}), or with --seen which document you looked at"
+        )
+    return after
 
 
 def pause(last: Rollout | None, change: Change) -> Rollout:
@@ -187,6 +202,10 @@ def _champion(last: Rollout | None, plan: Plan) -> Use:
     if last is None:
         raise BadPlan("say what runs now with --champion: a release, 'bundled' or 'none'")
     return last.otherwise
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.6g}"
 
 
 def _check_stages(stages: Sequence[float]) -> None:

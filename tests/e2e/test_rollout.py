@@ -193,7 +193,7 @@ async def test_a_release_goes_to_1_percent_to_25_percent_and_is_taken_back(
         store = Store.open((shop.data / "store").as_uri())
         for exposure in (0.01, 0.25):
             if exposure > 0.01:
-                await asyncio.to_thread(shop.run, "rollout", "advance", *UPSELL, "--reason", "well so far")
+                await asyncio.to_thread(shop.run, "rollout", "advance", *UPSELL, "--to", 25, "--reason", "well so far")
             await asyncio.sleep(REFRESH_SECONDS + 0.5)
             for device in fleet:
                 device.sleep_until_next_launch()

@@ -65,7 +65,9 @@ def test_a_rollout_is_started_advanced_and_rolled_back(run: Run) -> None:
     ]
     assert (rollout["exposure"], rollout["stages"], rollout["otherwise"]) == (0.01, [0.01, 0.05, 0.25, 1.0], 41)
     assert (rollout["author"], rollout["reason"]) == ("ann", "new trees")
-    assert run("rollout", "advance", *UPSELL, "--reason", "fine", "--json").json["rollout"]["exposure"] == 0.05
+    assert (
+        run("rollout", "advance", *UPSELL, "--to", 5, "--reason", "fine", "--json").json["rollout"]["exposure"] == 0.05
+    )
     assert run("rollout", "advance", *UPSELL, "--reason", "fine", "--to", 50).code == 0
     assert run("rollout", "pause", *UPSELL, "--reason", "look").code == 0
     assert run("rollout", "resume", *UPSELL, "--reason", "go").code == 0
@@ -145,6 +147,7 @@ def test_targets_are_told_by_name_or_as_the_document_has_them(run: Run) -> None:
         (("advance", "--reason", "x"), 1, "there is no rollout"),
         (("rollback", "--reason", "x", "--seen", 3), 1, "you looked at document 3"),
         (("approve",), 1, "nothing waits for approval"),
+        (("approve", "--proposal", 1), 1, "nothing waits for approval"),
     ],
 )
 def test_what_cannot_be_done_says_why_in_one_line(run: Run, words: tuple[object, ...], code: int, said: str) -> None:
@@ -154,11 +157,26 @@ def test_what_cannot_be_done_says_why_in_one_line(run: Run, words: tuple[object,
     assert refused.err.count("\n") == 1
 
 
+def test_a_step_that_two_operators_mean_is_taken_once(run: Run) -> None:
+    start(run)
+    advance = ("rollout", "advance", *UPSELL, "--reason", "fine")
+    vague = run(*advance)
+    assert vague.code == 1
+    assert "rollout 1 stands at 1 %, by ann: say how far with --to (its next stage is 5)" in vague.err
+    assert run(*advance, "--seen", 1, "--json").json["rollout"]["exposure"] == 0.05
+    assert "you looked at document 1, but 2 is the newest" in run(*advance, "--seen", 1).err
+    assert "rollout 1 stands at 5 %, by ann, and only rises" in run(*advance, "--to", 5).err
+    assert run("rollout", "status", *UPSELL, "--json").json["number"] == 2
+
+
 def test_under_the_two_person_rule_a_second_operator_approves(run: Run) -> None:
     assert run("rollout", "rule", "--app", "shop", "--two-person", "on", "--reason", "payments").out.endswith("is on\n")
     assert "it waits for a second operator" in start(run).out
     assert "waits for approval: proposal 1 by ann" in run("rollout", "status", *UPSELL).out
-    assert run("rollout", "approve", *UPSELL).code == 1
+    which = run("rollout", "approve", *UPSELL, "--author", "bob")
+    assert (which.code, which.out) == (2, "")
+    assert "--proposal 1 is the one that waits, by ann (new trees): shop/upsell rollout 1.1 running at 1 %" in which.err
+    assert run("rollout", "approve", *UPSELL, "--proposal", 1).code == 1
     approved = run("rollout", "approve", *UPSELL, "--author", "bob", "--proposal", 1, "--json").json
     assert (approved["document"], approved["rollout"]["approved_by"]) == (1, "bob")
     assert "ann, approved by bob" in run("rollout", "history", *UPSELL).out

@@ -77,6 +77,15 @@ async def test_who_looked_at_an_older_document_is_told(store: Store) -> None:
         await change(store, "shop", "upsell", lambda last: transitions.advance(last, ANN), seen=1)
 
 
+async def test_of_two_operators_who_name_the_same_stage_the_second_is_told_who_was_first(store: Store) -> None:
+    await begun(store)
+    steps = [partial(transitions.advance_to, change=who, to=0.05) for who in (BOB, ANN)]
+    assert (await change(store, "shop", "upsell", steps[0])).rollout.exposure == 0.05
+    with pytest.raises(BadPlan, match="rollout 1 stands at 5 %, by bob, and only rises"):
+        await change(store, "shop", "upsell", steps[1])
+    assert len(await history(store, "shop", "upsell")) == 2
+
+
 async def test_a_listing_that_lags_overwrites_nothing(store: Store) -> None:
     class Lagging(Store):
         async def names(self, prefix: str) -> list[str]:
@@ -149,11 +158,11 @@ async def test_under_the_two_person_rule_a_change_waits_and_a_stop_does_not(stor
     assert (proposed.waits, proposed.number) == (True, 1)
     assert await history(store, "shop", "upsell") == []
     with pytest.raises(NotAllowed, match="ann proposed this change"):
-        await approve(store, "shop", "upsell", "ann", 3_000)
-    written = await approve(store, "shop", "upsell", "bob", 3_000, seen=1)
+        await approve(store, "shop", "upsell", "ann", 3_000, proposal=1)
+    written = await approve(store, "shop", "upsell", "bob", 3_000, proposal=1)
     assert (written.rollout.author, written.rollout.approved_by, written.rollout.at) == ("ann", "bob", 3_000)
     with pytest.raises(NotNow, match="nothing waits"):
-        await approve(store, "shop", "upsell", "bob", 3_000)
+        await approve(store, "shop", "upsell", "bob", 3_000, proposal=1)
     stopped = await change(store, "shop", "upsell", lambda last: transitions.pause(last, ANN), stops=True)
     assert not stopped.waits
     assert stopped.rollout.approved_by == ""
@@ -165,7 +174,7 @@ async def test_a_proposal_is_overtaken_by_whatever_is_written_before_its_approva
     await change(store, "shop", "upsell", lambda last: transitions.advance(last, ANN))
     await change(store, "shop", "upsell", lambda last: transitions.roll_back(last, BOB), stops=True)
     with pytest.raises(NotNow, match="overtaken"):
-        await approve(store, "shop", "upsell", "bob", 3_000)
+        await approve(store, "shop", "upsell", "bob", 3_000, proposal=1)
     assert (await standing(store, "shop", "upsell")).proposal is None
 
 
@@ -175,8 +184,8 @@ async def test_who_approves_approves_what_was_looked_at(store: Store) -> None:
     await change(store, "shop", "upsell", lambda last: transitions.advance(last, ANN))
     await change(store, "shop", "upsell", lambda last: transitions.advance(last, ANN, to=1.0))
     with pytest.raises(SomeoneWroteInBetween, match="you looked at proposal 1, but 2 is the newest"):
-        await approve(store, "shop", "upsell", "bob", 3_000, seen=1)
-    assert (await approve(store, "shop", "upsell", "bob", 3_000, seen=2)).rollout.exposure == 1.0
+        await approve(store, "shop", "upsell", "bob", 3_000, proposal=1)
+    assert (await approve(store, "shop", "upsell", "bob", 3_000, proposal=2)).rollout.exposure == 1.0
 
 
 async def test_the_two_person_rule_takes_two_persons_to_end(store: Store) -> None:

@@ -94,6 +94,15 @@ def test_a_share_between_stages_can_be_named_and_the_stages_go_on_from_there() -
             transitions.advance(between, CHANGE, to=back)
 
 
+def test_how_far_is_named_or_said_to_be_missing_with_what_stands_now() -> None:
+    started = transitions.start(None, plan(), CHANGE)
+    assert transitions.advance_to(started, CHANGE, 0.05).exposure == 0.05
+    with pytest.raises(BadPlan, match=r"rollout 1 stands at 1 %, by ann: .*--to \(its next stage is 5\)"):
+        transitions.advance_to(started, CHANGE, None)
+    with pytest.raises(NotNow, match="there is no rollout"):
+        transitions.advance_to(None, CHANGE, None)
+
+
 def test_a_rollback_puts_back_what_ran_before_even_after_completion() -> None:
     done = transitions.complete(transitions.start(None, plan(), CHANGE), CHANGE)
     assert (done.state, done.otherwise) == ("complete", 42)
