@@ -75,7 +75,12 @@ class KafkaKeys(Struct, frozen=True, kw_only=True):
         int, Meta(ge=1, le=15, description="brokers that keep a copy of each record; 1 where there is one broker")
     ] = 3
     kafka_min_insync: Annotated[
-        int, Meta(ge=0, le=15, description="copies before a record counts as stored; 0: one fewer than the replication")
+        int,
+        Meta(
+            ge=0,
+            le=15,
+            description="copies before a record counts as stored; 0: one fewer than the replication, of two both",
+        ),
     ] = 0
     kafka_batches_retention_hours: Annotated[int, _hours("how long Kafka keeps batches")] = 168
     kafka_dead_letters_retention_hours: Annotated[int, _hours("how long Kafka keeps dead letters")] = 720

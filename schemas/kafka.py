@@ -90,7 +90,12 @@ class TopicSettings(Struct, frozen=True, kw_only=True):
     ] = 12
     replication: Annotated[int, Meta(ge=1, le=15, description="brokers that keep a copy of each record")] = 3
     min_insync: Annotated[
-        int, Meta(ge=0, le=15, description="copies before a record counts as stored; 0: one fewer than replication")
+        int,
+        Meta(
+            ge=0,
+            le=15,
+            description="copies before a record counts as stored; 0: one fewer than replication, of two both",
+        ),
     ] = 0
     batches_retention_hours: Annotated[int, _HOURS, Meta(description="how long batches can be read again")] = 168
     dead_letters_retention_hours: Annotated[int, _HOURS, Meta(description="the same for dead letters")] = 720
@@ -110,5 +115,6 @@ class TopicSettings(Struct, frozen=True, kw_only=True):
 
     @property
     def needed_insync(self) -> int:
-        """`min_insync`, the default filled in."""
-        return self.min_insync or max(1, self.replication - 1)
+        """`min_insync`, the default filled in: no single broker's death takes what was acknowledged, where one can help
+        it. With two brokers that means that both must be there."""
+        return self.min_insync or max(min(2, self.replication), self.replication - 1)

@@ -44,6 +44,7 @@ def test_a_bootstrap_that_is_no_list_of_addresses_is_refused(bootstrap: str) -> 
         msgspec.convert({"bootstrap": bootstrap}, KafkaSettings)
 
 
-def test_one_copy_may_be_missing_unless_said_otherwise() -> None:
-    assert [TopicSettings(replication=n).needed_insync for n in (1, 2, 3)] == [1, 1, 2]
+def test_one_copy_may_be_missing_where_two_are_left_unless_said_otherwise() -> None:
+    assert [TopicSettings(replication=n).needed_insync for n in (1, 2, 3, 5)] == [1, 2, 2, 4]
     assert TopicSettings(replication=3, min_insync=3).needed_insync == 3
+    assert TopicSettings(replication=2, min_insync=1).needed_insync == 1
