@@ -10,6 +10,7 @@
   once, until the producer has had everything confirmed that it still held, or is replaced by a new one.
 * **Bounded.** Bytes count until Kafka has answered for them, however long ago their publisher gave up.
 * Brokers need not be there at the start: a background task connects, makes the topics, and tries again.
+* Topics that would lose what is acknowledged are not written: the sink is `unfit` until they are mended.
 """
 
 import asyncio
@@ -70,6 +71,10 @@ class TooLarge(Unavailable):
     """A record that the topic does not take, now or later."""
 
 
+class Unfit(Exception):
+    """The topics are there and would lose records; the message names each fault and what mends it."""
+
+
 class KafkaSink(Sink):
     """The topics of the log on Kafka, written. Made by `open`."""
 
@@ -77,7 +82,7 @@ class KafkaSink(Sink):
         self._kafka = kafka
         self._topics = topics
         self._settings = settings
-        self._max_record_bytes = topics.max_record_bytes
+        self._record_bytes: Mapping[str, int] = dict.fromkeys(TOPICS, topics.max_record_bytes)
         self._producer: Producer | None = None
         self._trouble: str | None = "not connected to Kafka yet"
         self._tripped = asyncio.Event()
@@ -90,6 +95,7 @@ class KafkaSink(Sink):
         self._closing = False
         self._counts = dict.fromkeys(("records", "failures", "timeouts", "connections"), 0)
         self.differences: tuple[str, ...] = ()
+        self._unfit: str | None = None
         self._keeper = asyncio.create_task(self._keep(), name="kafka-keeper")
 
     @classmethod
@@ -129,8 +135,8 @@ class KafkaSink(Sink):
         for record in records:
             if record.topic not in TOPICS:
                 raise ValueError(f"no such topic: {record.topic!r}")
-            if size_bytes(record) > self._max_record_bytes:
-                reason = f"a record of {size_bytes(record)} bytes; Kafka takes {self._max_record_bytes}"
+            if size_bytes(record) > self._record_bytes[record.topic]:
+                reason = f"a record of {size_bytes(record)} bytes; Kafka takes {self._record_bytes[record.topic]}"
                 raise TooLarge(reason, _AWAY_RETRY_SECONDS)
 
     async def wait_healthy(self, seconds: float) -> bool:
@@ -144,12 +150,17 @@ class KafkaSink(Sink):
         """Say why Kafka cannot take records; None when it can."""
         return "the connection to Kafka is closed" if self._closing else self._trouble
 
+    def unfit(self) -> str | None:
+        """Say what of the topics a person must mend before they are written; None where nothing is."""
+        return self._unfit
+
     def gauges(self) -> Mapping[str, float]:
         """Return whether Kafka takes records, what waits for it, and counts."""
         return {
             "kafka_up": float(self.trouble() is None),
             "kafka_pending_bytes": self._pending_bytes,
             "kafka_topic_differences": len(self.differences),
+            "kafka_topics_unfit": float(self._unfit is not None),
             **{f"kafka_{name}": count for name, count in self._counts.items()},
         }
 
@@ -257,6 +268,11 @@ class KafkaSink(Sink):
             try:
                 async with asyncio.timeout(_CONNECT_SECONDS):
                     return await self._connect_once()
+            except Unfit as unfit:
+                if self._unfit != str(unfit):
+                    _log.error("%s", unfit)
+                self._trouble = self._unfit = str(unfit)
+                said = Unfit
             except Exception as error:  # the loop that must not end
                 self._trouble = f"not connected to Kafka at {self._kafka.bootstrap}: {error!r}"
                 if type(error) is not said:
@@ -271,12 +287,19 @@ class KafkaSink(Sink):
             for difference in report.differences:
                 _log.warning("%s", difference)
         self.differences = report.differences
-        self._max_record_bytes = report.max_record_bytes
+        if report.faults:
+            raise Unfit(
+                f"Kafka would lose records that were acknowledged, so it is not written: {'; '.join(report.faults)}. "
+                "kafka-configs.sh --alter --entity-type topics changes it"
+            )
+        self._unfit = None
+        self._record_bytes = report.record_bytes
         producer = await Producer.start(
             self._kafka,
             TOPICS,
             batch_bytes=self._settings.batch_bytes,
-            max_record_bytes=self._max_record_bytes,
+            max_batch_bytes=report.max_record_bytes,
+            max_record_bytes=max(report.record_bytes.values()),
             linger_ms=self._settings.linger_ms,
         )
         self._counts["connections"] += 1

@@ -37,14 +37,16 @@ class Abandoned(KafkaError):  # type: ignore[misc, unused-ignore]  # aiokafka ha
 class Producer:
     """Sends to known topics, each record to the partition of its key. Made by `start`."""
 
-    def __init__(self, kafka: KafkaSettings, *, batch_bytes: int, max_record_bytes: int, linger_ms: int) -> None:
+    def __init__(
+        self, kafka: KafkaSettings, *, batch_bytes: int, max_batch_bytes: int, max_record_bytes: int, linger_ms: int
+    ) -> None:
         self._kafka = kafka
         self._partitions: dict[str, int] = {}
         self._producer = AIOKafkaProducer(
             **kafka.client_options(),
             enable_idempotence=True,
             acks="all",
-            max_batch_size=min(batch_bytes, max_record_bytes),
+            max_batch_size=min(batch_bytes, max_batch_bytes),
             max_request_size=max_record_bytes,
             linger_ms=linger_ms,
             request_timeout_ms=_REQUEST_TIMEOUT_MS,

@@ -99,7 +99,7 @@ def _compared(
         faults += _faults(topic, wanted_configs, config)
     limits = {name: int(configs.get(kafka.topic(name), {}).get("max.message.bytes", GIB)) for name in names}
     return TopicsReport(
-        (*faults, *(told for told in differences if told not in faults)),
+        tuple(differences),
         tuple(faults),
         {name: min(wanted.max_record_bytes, limit) for name, limit in limits.items()},
     )

@@ -63,6 +63,9 @@ class MainSink(Sink, Protocol):
     async def wait_healthy(self, seconds: float) -> bool:
         """Wait until records can be published; say whether they can."""
 
+    def unfit(self) -> str | None:
+        """Say what a person must mend before records can be published; None where nothing is."""
+
 
 class Spool(Sink):
     """A `KafkaSink`, and an `EmbeddedLog` for when it is away. Made by `open`, which takes over the Kafka sink."""
@@ -128,9 +131,14 @@ class Spool(Sink):
         return max(_LEAST_PRESSURE, min(1.0, fill))
 
     def trouble(self) -> str | None:
-        """Say why neither Kafka nor the spool takes records; None when one does."""
+        """Say why neither Kafka nor the spool takes records, or what a person must mend; None when one does.
+
+        A spool behind topics that are not written would only fill: batches still go there, and nobody calls it ready.
+        """
         if self._closing:
             return "the gateway is stopping"
+        if unfit := self._kafka.unfit():
+            return unfit
         if self._direct and self._kafka.trouble() is None:
             return None
         return self._log.trouble()

@@ -1,21 +1,25 @@
 """Partitions go from member to member, topics are made again, brokers die: what a consumer is told stays true."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from consumers.kafka import KafkaSource, KafkaSourceSettings
 from consumers.source import SourceError
 from gateway.publish import Unavailable
 from gateway.publish.kafka import KafkaSink, KafkaSinkSettings, TooLarge
-from gateway.publish.kafka_topics import ensure_topics
+from gateway.publish.kafka_topics import ensure_topics, topic_configs
 from schemas.kafka import KafkaSettings, TopicSettings
 from schemas.records import Record
 from schemas.topics import BATCHES, DEAD_LETTERS, TOPICS
 from tests.kafka_fixtures import Kafka
 
+LOG_APPEND_TIME = 1
 QUICK = KafkaSourceSettings(session_seconds=6, timeout_seconds=20)
 Opener = Callable[..., Awaitable[KafkaSource]]
 
@@ -37,6 +41,15 @@ async def fill(settings: KafkaSettings, topics: TopicSettings, *values: bytes, k
     sink = await KafkaSink.open(settings, topics, KafkaSinkSettings(), wait_seconds=30)
     await sink.publish([Record(BATCHES, key, value) for value in values])
     await sink.close()
+
+
+async def alter(settings: KafkaSettings, topic: str, configs: dict[str, str]) -> None:
+    admin = AIOKafkaAdminClient(**settings.client_options())
+    await admin.start()
+    # Sets these, and puts all others back to the broker's defaults: what those tests are about must be said whole.
+    whole = {**topic_configs(topic, TopicSettings(replication=1)), **configs}
+    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, settings.topic(topic), whole)])
+    await admin.close()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -147,6 +160,60 @@ async def test_topics_are_made_as_configured_and_differences_are_told(kafka: Kaf
     assert f"topic {batches} has 2 partitions where 3 are configured" in report.differences
     assert f"topic {batches} has retention.ms=604800000 where 3600000 is configured" in report.differences
     assert report.max_record_bytes == 1 << 20
+    assert report.faults == ()
+
+
+async def test_a_clock_that_is_wrong_cannot_have_records_deleted_or_refused(kafka: Kafka) -> None:
+    settings = kafka.settings()
+    await ensure_topics(settings, kafka.topics(1), TOPICS)
+    now_ms = time.time_ns() // 1_000_000
+    for wrong_ms in (now_ms - 8 * 86_400_000, now_ms + 2 * 3_600_000):
+        async with AIOKafkaProducer(**settings.client_options(), enable_idempotence=True, acks="all") as producer:
+            stored = await producer.send_and_wait(settings.topic(BATCHES), b"x", b"device", 0, timestamp_ms=wrong_ms)
+        assert stored.timestamp_type == LOG_APPEND_TIME
+        assert abs(stored.timestamp - now_ms) < 600_000
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "mended"),
+    [
+        ("message.timestamp.type", "CreateTime", "LogAppendTime"),
+        ("retention.bytes", "1000000", "-1"),
+        ("unclean.leader.election.enable", "true", "false"),
+        ("cleanup.policy", "compact", "delete"),
+    ],
+)
+async def test_a_topic_that_would_lose_records_is_not_written_until_it_is_mended(
+    kafka: Kafka, key: str, value: str, mended: str
+) -> None:
+    if kafka.kind == "tansu":
+        pytest.skip("Tansu does not change topics")
+    settings = kafka.settings()
+    await ensure_topics(settings, kafka.topics(1), TOPICS)
+    await alter(settings, BATCHES, {key: value})
+    sink = await KafkaSink.open(settings, kafka.topics(1), KafkaSinkSettings(), wait_seconds=2)
+    told = f"topic {settings.topic(BATCHES)} has {key}={value} where {mended} is configured"
+    assert told in (sink.trouble() or "")
+    assert told in (sink.unfit() or "")
+    with pytest.raises(Unavailable):
+        await sink.publish([Record(BATCHES, b"device", b"x")])
+    await alter(settings, BATCHES, {key: mended})
+    assert await sink.wait_healthy(20)
+    await sink.publish([Record(BATCHES, b"device", b"x")])
+    assert (sink.trouble(), sink.unfit()) == (None, None)
+    await sink.close()
+
+
+async def test_fewer_copies_than_configured_are_a_fault_and_more_are_not(kafka: Kafka) -> None:
+    if kafka.kind == "tansu":
+        pytest.skip("Tansu does not change topics")
+    settings = kafka.settings()
+    await ensure_topics(settings, TopicSettings(partitions=1, replication=1, min_insync=2), TOPICS)
+    one = await ensure_topics(settings, TopicSettings(partitions=1, replication=1), TOPICS)
+    assert one.faults == ()
+    assert len(one.differences) == 2
+    three = await ensure_topics(settings, TopicSettings(partitions=1, replication=3, min_insync=3), [BATCHES])
+    assert three.faults == (f"topic {settings.topic(BATCHES)} has min.insync.replicas=2 where 3 is configured",)
 
 
 async def test_a_replication_that_cannot_be_had_is_said(kafka: Kafka) -> None:

@@ -27,6 +27,7 @@ class Broker(MainSink):
         self.calls: list[int] = []
         self.losing_confirmations = False
         self.publish_seconds = 0.0
+        self.to_mend: str | None = None
 
     async def publish(self, records: Sequence[Record]) -> None:
         if not self.up.is_set():
@@ -48,6 +49,9 @@ class Broker(MainSink):
 
     def trouble(self) -> str | None:
         return None if self.up.is_set() else "away"
+
+    def unfit(self) -> str | None:
+        return self.to_mend
 
     def gauges(self) -> Mapping[str, float]:
         return {"kafka_up": float(self.up.is_set())}
@@ -244,6 +248,20 @@ async def test_a_record_that_can_never_be_published_is_not_spooled(open_spool: O
     with pytest.raises(TooLarge):
         await spool.publish([Record(BATCHES, b"device", b"x" * (LARGE + 1))])
     assert is_direct(spool)
+
+
+async def test_topics_that_a_person_must_mend_are_trouble_while_batches_are_still_kept(open_spool: Opener) -> None:
+    broker = Broker()
+    spool = await open_spool(broker)
+    broker.up.clear()
+    broker.to_mend = "retention.bytes"
+    assert spool.trouble() == "retention.bytes"
+    await spool.publish([batch(1)])
+    broker.to_mend = None
+    broker.up.set()
+    await until(lambda: is_direct(spool))
+    assert broker.values() == [1]
+    assert spool.trouble() is None
 
 
 async def test_a_publisher_that_gives_up_leaves_nothing_behind_in_the_spool(open_spool: Opener) -> None:
