@@ -178,7 +178,10 @@ class AppKey(Struct, frozen=True, omit_defaults=True):
 
 
 class TwoPersonRule(Struct, frozen=True, omit_defaults=True):
-    """A rollout's changes wait for a second operator. `leaving`: its author asks for its end, a second one ends it."""
+    """A rollout's changes wait for a second operator, and so does the first release: a rollout has to stand before it.
+
+    `leaving`: its author asks for its end, a second one ends it.
+    """
 
     author: str
     reason: str

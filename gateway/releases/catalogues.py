@@ -3,6 +3,7 @@
 * What is signed is built on the last catalogue only if a key that the publisher believes signed that: whoever can write
   to the store must not get his release signed along with the next.
 * A catalogue lists few releases, the newest: a gateway that was broken into can choose among these and no others.
+* Under the two-person rule, what lists a new release is written only where a rollout says who gets it.
 * The bytes to sign begin with their context, so that any Ed25519 signer (a KMS, `openssl pkeyutl`) can take them as
   they are; nothing is attached without a signature that holds.
 """
@@ -17,6 +18,7 @@ from gateway.releases.documents import CATALOGUES, Series, append, newest, someo
 from gateway.releases.errors import BadDocument, BadKey, BadReleaseTerms, UntrustedHistory
 from gateway.releases.keylists import newest_keys
 from gateway.releases.keys import key_name, signed_by
+from gateway.releases.rollouts import check_steered
 from gateway.releases.rules import read_catalogue
 from gateway.releases.store import Store
 from schemas.releases import CATALOGUE_CONTEXT, MAX_CATALOGUE_BYTES, Catalogue, Release, SignedCatalogue
@@ -144,8 +146,19 @@ async def attach(store: Store, document: bytes, signature: Signature, public: by
         raise BadReleaseTerms(
             f"this is catalogue {catalogue.number}, but {newest_number} is the newest: prepare it again"
         )
+    if found is None or _lists_more(catalogue, found):
+        await check_steered(store, catalogue.app, catalogue.model)
     await append(store, series, catalogue.number, msgspec.json.encode(SignedCatalogue(document, [signature])))
     return catalogue
+
+
+def _lists_more(catalogue: Catalogue, last: tuple[int, bytes]) -> bool:
+    try:
+        earlier = read_catalogue(last[1], catalogue.app, catalogue.model, last[0])[1]
+    except BadDocument:
+        return True
+    # Whole releases: a known number with other bytes or terms is new to devices too.
+    return any(release not in earlier.releases for release in catalogue.releases)
 
 
 async def _check_signer(store: Store, app: str, public: bytes) -> None:

@@ -1,6 +1,7 @@
 """Publish a release: artifacts first, the signed catalogue last.
 
 * A crash in between leaves artifacts that nothing points to, and the old catalogue valid; running it again finishes.
+* Under the two-person rule, what would reach everyone at once is refused before anything is written.
 * Signing may happen elsewhere: `prepare_release` does all but sign, and `catalogues.attach` takes the signature.
 """
 
@@ -28,6 +29,7 @@ from gateway.releases.errors import BadArtifact, BadReleaseTerms
 from gateway.releases.facts import Facts
 from gateway.releases.keys import public_bytes, sign
 from gateway.releases.packing import write_artifact
+from gateway.releases.rollouts import check_steered
 from gateway.releases.store import NotFound, Store
 from schemas.releases import Catalogue, Parameters, Probe, Release
 from schemas.versions import parse_specifier
@@ -109,6 +111,7 @@ async def prepare_release(
     """
     check_name("model", model)
     await load_app(store, app)
+    await check_steered(store, app, model)
     _check_sdk(sdk)
     expires_at = expiry(now_ms, expires_in_days)
     artifact = judge(_read(file), format, inputs=inputs, probes=probes)

@@ -5,7 +5,9 @@
   operators who mean the same step never take two.
 * As on the gateway, a damaged document is passed over and the one before it stays in force: it can be rolled back.
 * Where the app has the two-person rule, a change is a proposal until a second operator approves it. What stops a
-  rollout (pause, rollback) never waits: a stop that needs a second person at night is no stop.
+  rollout under way (pause, rollback) never waits: a stop that needs a second person at night is no stop. To take back
+  one that is complete is a change for everyone, and waits like any other.
+* Under the rule nothing new is listed for a model that has no rollout document: it would reach everyone at once.
 * The rule guards against mistakes, not against an operator who means harm: whoever can write to the store can write
   any document there.
 """
@@ -18,6 +20,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.releases.apps import check_name, load_app
+from gateway.releases.decide import UNDER_WAY
 from gateway.releases.documents import APPS, CATALOGUES, PROPOSALS, ROLLOUTS, Series, append, newest, parse_path
 from gateway.releases.errors import BadDocument, BadPlan, NotAllowed, NotNow, SomeoneWroteInBetween
 from gateway.releases.rules import read_catalogue, read_rollout
@@ -81,7 +84,8 @@ async def change(
 ) -> Changed:
     """Take a step and write it, or propose it where the two-person rule holds.
 
-    `seen` is the number of the document that the operator looked at. Raises `ReleaseError` or `StoreError`.
+    `stops`: the step is a stop, which never waits where it ends something that is under way. `seen` is the number of
+    the document that the operator looked at. Raises `ReleaseError` or `StoreError`.
     """
     check_name("model", model)
     rule = (await load_app(store, app)).two_person
@@ -97,7 +101,7 @@ async def change(
         read_rollout(document, app, model)
     except BadDocument as error:
         raise BadPlan(f"no gateway would obey that: {error}") from error
-    if rule is None or stops:
+    if rule is None or (stops and now.rollout is not None and now.rollout.state in UNDER_WAY):
         await append(store, Series(ROLLOUTS, app, model), now.number + 1, document)
         return Changed(now.number + 1, rollout, now.rollout, waits=False)
     number = await _propose(store, rollout, now.number)
@@ -125,6 +129,20 @@ async def approve(store: Store, app: str, model: str, author: str, now_ms: int, 
     approved = replace(found.rollout, approved_by=author, at=now_ms)
     await append(store, Series(ROLLOUTS, app, model), now.number + 1, msgspec.json.encode(approved))
     return Changed(now.number + 1, approved, now.rollout, waits=False)
+
+
+async def check_steered(store: Store, app: str, model: str) -> None:
+    """Refuse to list a new release that would reach everyone though the app has the two-person rule.
+
+    Raises `NotAllowed` or `StoreError`.
+    """
+    if (await load_app(store, app)).two_person is None:
+        return
+    if (await standing(store, app, model)).rollout is None:
+        raise NotAllowed(
+            f"{app} has the two-person rule and {app}/{model} has no rollout, so a new release would reach everyone at "
+            "once: 'rollout hold --use bundled' first (or what runs now), and a second operator approves it"
+        )
 
 
 async def set_two_person_rule(store: Store, app: str, change: Change, *, on: bool) -> App:

@@ -11,8 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.releases import transitions
 from gateway.releases.apps import create_app, load_app
+from gateway.releases.catalogues import amended, attach
 from gateway.releases.errors import BadName, BadPlan, NotAllowed, NotNow, SomeoneWroteInBetween, UnknownApp
-from gateway.releases.publish import publish_release
+from gateway.releases.keys import public_bytes, sign
+from gateway.releases.publish import prepare_release, publish_release
 from gateway.releases.rollouts import Changed, approve, change, history, set_two_person_rule, standing
 from gateway.releases.snapshot import SnapshotKeeper
 from gateway.releases.store import Store, StoreError
@@ -166,6 +168,55 @@ async def test_under_the_two_person_rule_a_change_waits_and_a_stop_does_not(stor
     stopped = await change(store, "shop", "upsell", lambda last: transitions.pause(last, ANN), stops=True)
     assert not stopped.waits
     assert stopped.rollout.approved_by == ""
+
+
+async def publish(store: Store, model: str = "upsell") -> None:
+    file = MODELS / "upsell-2.mlmodel"
+    await publish_release(store, app="shop", model=model, file=file, sdk="", signing_key=KEY, now_ms=1)
+
+
+async def test_under_the_two_person_rule_nobody_publishes_to_everyone_alone(store: Store) -> None:
+    await set_two_person_rule(store, "shop", ANN, on=True)
+    artifacts = await store.names("artifacts")
+    for model in ("upsell", "churn"):
+        with pytest.raises(NotAllowed, match="'rollout hold --use bundled' first"):
+            await publish(store, model)
+        waits = await change(store, "shop", model, partial(held, model=model))
+        assert waits.waits
+        with pytest.raises(NotAllowed, match=f"shop/{model} has no rollout"):
+            await publish(store, model)
+        assert await store.names("artifacts") == artifacts
+        await approve(store, "shop", model, "bob", 3_000, proposal=1)
+        await publish(store, model)
+
+
+def held(last: Rollout | None, *, model: str) -> Rollout:
+    return transitions.hold(last, "shop", model, "bundled", ANN)
+
+
+async def test_what_was_prepared_before_the_two_person_rule_does_not_pass_it(store: Store) -> None:
+    trusted = [public_bytes(KEY)]
+    file = MODELS / "upsell-2.mlmodel"
+    new = await prepare_release(store, app="shop", model="upsell", file=file, sdk="", trusted=trusted, now_ms=1)
+    renewed = await amended(store, "shop", "upsell", trusted=trusted, expires_in_days=9, now_ms=1)
+    await set_two_person_rule(store, "shop", ANN, on=True)
+    with pytest.raises(NotAllowed, match="a second operator approves it"):
+        await attach(store, new, sign(KEY, new), public_bytes(KEY))
+    assert (await attach(store, renewed, sign(KEY, renewed), public_bytes(KEY))).number == 3
+
+
+async def test_under_the_two_person_rule_only_what_is_under_way_is_taken_back_by_one(store: Store) -> None:
+    back = partial(change, store, "shop", "upsell", lambda last: transitions.roll_back(last, ANN), stops=True)
+    await begun(store)
+    await change(store, "shop", "upsell", lambda last: transitions.complete(last, ANN))
+    await set_two_person_rule(store, "shop", ANN, on=True)
+    proposed = await back()
+    assert proposed.waits
+    assert (await standing(store, "shop", "upsell")).number == 2
+    assert (await approve(store, "shop", "upsell", "bob", 3_000, proposal=1)).rollout.state == "rolled_back"
+    await begun(store)
+    await approve(store, "shop", "upsell", "bob", 3_000, proposal=2)
+    assert not (await back()).waits
 
 
 async def test_a_proposal_is_overtaken_by_whatever_is_written_before_its_approval(store: Store) -> None:
