@@ -24,6 +24,7 @@ from gateway.client.decision import decide
 from gateway.client.downloads import Downloads
 from gateway.client.envelope import Facts, compose
 from gateway.client.kept import Ground
+from gateway.client.moment import BUILT_MS
 from gateway.client.policy import should_call
 from gateway.client.queue import Contents, Queue
 from gateway.client.running import NoAnswer
@@ -87,6 +88,8 @@ class Client:
     * `root_keys`: raw 32-byte Ed25519 public keys; `root_threshold` of them must sign a list of release keys. With a
       threshold of 1, a catalogue signed by any of them is believed too.
     * `positive`: per model, the label whose probability is the score; by default the last label in sorted order.
+    * `built_ms`: when the app was built; nothing that expired before then is ever installed, whatever the clock says.
+    * `expiry_clock`: by which documents expire, where `clock` is made to run faster than time.
     * `session`: shared by many clients if given, and then not closed here.
     """
 
@@ -110,6 +113,8 @@ class Client:
         session: aiohttp.ClientSession | None = None,
         limits: Limits | None = None,
         root_threshold: int = 1,
+        built_ms: int = BUILT_MS,
+        expiry_clock: Clock | None = None,
     ) -> None:
         if not 1 <= root_threshold <= len(root_keys):
             raise ValueError(f"{root_threshold} of {len(root_keys)} root keys can never agree")
@@ -122,6 +127,8 @@ class Client:
         self._runtime = runtime
         self._positive = dict(positive or {})
         self._clock: Clock = clock or SystemClock()
+        self._expiry_clock = expiry_clock or self._clock
+        self._built_ms = built_ms
         self._dice = dice or random.Random()  # noqa: S311 - spreads load and explores; guards nothing
         self._given_session = session
         self._limits = limits or Limits()
@@ -135,9 +142,17 @@ class Client:
         self._session = self._given_session or aiohttp.ClientSession()
         artifacts = Artifacts(self._directory)
         app = self._app_key.partition(".")[0]
-        self._trust = Trust(self._storage, self._keys, self._root_threshold)
+        self._trust = Trust(self._storage, self._keys, self._root_threshold, built_ms=self._built_ms)
         self._ground = Ground(
-            app, self._facts.sdk, self._facts.os, self._trust, self._runtime, self._queue, artifacts, self._clock
+            app=app,
+            sdk=self._facts.sdk,
+            system=self._facts.os,
+            trust=self._trust,
+            runtime=self._runtime,
+            queue=self._queue,
+            artifacts=artifacts,
+            clock=self._clock,
+            expiry_clock=self._expiry_clock,
         )
         self._slots = {
             model: Slot(self._ground, model, bundle, self._positive.get(model))
@@ -236,7 +251,7 @@ class Client:
         source = StaticSource(
             self._session, url, self._ground.app, seconds=limits.request_seconds, most_bytes=limits.reply_bytes
         )
-        return await source.update(self._slots, self._updates, self._ground.now_ms())
+        return await source.update(self._slots, self._updates)
 
     def status(self) -> Status:
         """Tell how the device stands. Raises `StorageFailed`."""

@@ -43,6 +43,7 @@ class Ground:
     queue: Queue
     artifacts: Artifacts
     clock: Clock
+    expiry_clock: Clock
 
     @property
     def context(self) -> str:
@@ -57,6 +58,10 @@ class Ground:
     def now_ms(self) -> int:
         """The device's time, moved into the range that an event can carry."""
         return min(max(self.clock.now_ms(), 0), LAST_MILLISECOND)
+
+    def expiry_ms(self) -> int:
+        """The time by which documents expire, as far as the device knows it."""
+        return min(max(self.expiry_clock.now_ms(), 0), LAST_MILLISECOND)
 
 
 class Kept:

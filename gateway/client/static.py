@@ -1,7 +1,7 @@
 """Live without a gateway: catalogues and artifacts as plain files, with the same checks.
 
 * What the file says is judged like what a reply says; it is only ever a choice among what a believed key has listed.
-* There is no server's time here: a catalogue expires by the device's clock alone.
+* There is no server's time here: what the device's clock says is checked only against what was signed and built.
 """
 
 import logging
@@ -33,14 +33,14 @@ class StaticSource:
         self._timeout = aiohttp.ClientTimeout(total=seconds)
         self._most_bytes = most_bytes
 
-    async def update(self, slots: Mapping[str, Slot], updates: Updates, now_ms: int) -> bool:
+    async def update(self, slots: Mapping[str, Slot], updates: Updates) -> bool:
         """Follow the files; say whether every one could be read."""
         found = {model: await self._read(model) for model in slots}
         news = {model: each for model, each in found.items() if each is not None}
-        await updates.apply(_reply(now_ms, catalogues={model: _plain(each) for model, each in news.items()}))
+        await updates.apply(_reply(catalogues={model: _plain(each) for model, each in news.items()}), timed=False)
         use = {model: _choice(slots[model], each) for model, each in news.items()}
         await updates.apply(
-            _reply(now_ms, use={model: each for model, each in use.items() if each != slots[model].use()})
+            _reply(use={model: each for model, each in use.items() if each != slots[model].use()}), timed=False
         )
         return len(news) == len(found)
 
@@ -75,9 +75,5 @@ def _choice(slot: Slot, news: StaticNews) -> Use:
     return next((release for release in fitting if release <= most), "bundled")
 
 
-def _reply(
-    now_ms: int, *, catalogues: dict[str, CatalogueNews] | None = None, use: dict[str, Use] | None = None
-) -> Reply:
-    return Reply(
-        batch="", accepted=0, server_time=now_ms, flush=FIRST_FLUSH, catalogues=catalogues or {}, use=use or {}
-    )
+def _reply(*, catalogues: dict[str, CatalogueNews] | None = None, use: dict[str, Use] | None = None) -> Reply:
+    return Reply(batch="", accepted=0, server_time=0, flush=FIRST_FLUSH, catalogues=catalogues or {}, use=use or {})

@@ -19,7 +19,7 @@ from typing import Final
 
 logger = logging.getLogger(__name__)
 
-VERSION: Final = 3
+VERSION: Final = 4
 # How long a prediction may wait for another process of the app that is committing.
 _BUSY_SECONDS: Final = 0.5
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -51,6 +51,7 @@ CREATE TABLE models (model TEXT PRIMARY KEY, state BLOB NOT NULL) STRICT, WITHOU
 _ADDED: Final = {
     2: "CREATE TABLE trust (only INTEGER PRIMARY KEY CHECK (only = 1), keys BLOB NOT NULL) STRICT",
     3: "UPDATE frozen SET body = unpacked(body)",  # a batch was kept compressed, as it was sent
+    4: "ALTER TABLE device ADD COLUMN mark_ms INTEGER NOT NULL DEFAULT 0",
 }
 
 
@@ -73,6 +74,11 @@ def write_state(tx: sqlite3.Connection, model: str, state: bytes) -> None:
 def write_keys(tx: sqlite3.Connection, signed: bytes) -> None:
     """Replace the key list."""
     tx.execute("INSERT INTO trust (only, keys) VALUES (1, ?) ON CONFLICT DO UPDATE SET keys = excluded.keys", (signed,))
+
+
+def write_mark(tx: sqlite3.Connection, mark_ms: int) -> None:
+    """Raise the highest time that was agreed on."""
+    tx.execute("UPDATE device SET mark_ms = max(mark_ms, ?)", (mark_ms,))
 
 
 class _Unusable(Exception):
@@ -118,6 +124,11 @@ class Storage:
         with self.transaction() as tx:
             row = tx.execute("SELECT keys FROM trust").fetchone()
             return None if row is None else bytes(row[0])
+
+    def mark_ms(self) -> int:
+        """Return the highest time that was agreed on. Raises `StorageFailed`."""
+        with self.transaction() as tx:
+            return int(tx.execute("SELECT mark_ms FROM device").fetchone()[0])
 
     def changes_by_others(self) -> int:
         """Return a number that changes when another process commits. Raises `StorageFailed`."""

@@ -1,36 +1,42 @@
-"""The keyring as the device keeps it: on disk before it counts, read again at every start.
+"""The keyring as the device keeps it: on disk before it counts, read again at every start; and the time it goes by.
 
 * A list whose roots the app no longer has is as good as none: an app update may bring other roots.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
 from msgspec.structs import replace
 
 from gateway.client.keyring import Keyring, KeysCode, judge_keys, read_keys_again
-from gateway.client.storage import Storage, StorageFailed, write_keys
+from gateway.client.moment import agreed, judged
+from gateway.client.storage import Storage, StorageFailed, write_keys, write_mark
 from schemas.wire import SignedKeys
 
 logger = logging.getLogger(__name__)
 
 _encode: Final = msgspec.json.Encoder().encode
+# The mark is written no more often than this: it only has to be about right.
+_MARK_STEP_MS: Final = 60 * 60 * 1000
 _signed: Final = msgspec.json.Decoder(SignedKeys)
 
 
 class Trust:
     """Whom one device believes, and how that changes."""
 
-    def __init__(self, storage: Storage, roots: Mapping[str, bytes], threshold: int) -> None:
+    def __init__(self, storage: Storage, roots: Mapping[str, bytes], threshold: int, *, built_ms: int = 0) -> None:
         self._storage = storage
+        self._built_ms = built_ms
+        self._mark_ms = 0
         self._accepted: SignedKeys | None = None
         self.ring = Keyring(roots, threshold)
 
     def restore(self) -> None:
         """Take up the list that was written; what cannot be read now is sent again."""
         try:
+            self._mark_ms = max(self._mark_ms, self._storage.mark_ms())
             text = self._storage.keys()
             signed = None if text is None else _signed.decode(text)
         except (StorageFailed, ValueError):
@@ -39,6 +45,22 @@ class Trust:
         if signed is not None and signed != self._accepted:
             self._accepted = signed
             self.ring = replace(self.ring, listed=read_keys_again(signed, self.ring.roots, self.ring.threshold))
+
+    def time(self, device_ms: int, server_ms: int | None, issued: Iterable[int]) -> int:
+        """Return the time by which documents expire, and remember what both clocks vouch for.
+
+        `issued` says when the catalogues that count were issued: a key that is revoked takes its times with it.
+        """
+        listed = 0 if self.ring.listed is None else self.ring.listed.issued_at
+        now_ms = judged(device_ms, server_ms, max(self._built_ms, self._mark_ms, listed, *issued))
+        if server_ms is not None and (mark_ms := agreed(device_ms, server_ms)) >= self._mark_ms + _MARK_STEP_MS:
+            self._mark_ms = mark_ms
+            try:
+                with self._storage.transaction() as tx:
+                    write_mark(tx, mark_ms)
+            except StorageFailed:
+                logger.warning("the time could not be written", exc_info=True)
+        return now_ms
 
     def accept(self, signed: SignedKeys, *, app: str, now_ms: int) -> KeysCode | None:
         """Judge a list and keep it. Return the code; None where it is the one that is kept already."""

@@ -29,7 +29,6 @@ from schemas.wire import CatalogueNews, Have, ModelEvent, Reply, Use
 
 logger = logging.getLogger(__name__)
 
-_DAY_MS: Final = 86_400_000
 _WRONG_BYTES: Final[frozenset[FetchCode]] = frozenset(("too_big", "size_mismatch", "sha256_mismatch", "unpack_failed"))
 
 
@@ -57,9 +56,9 @@ class Updates:
         for slot in self._slots.values():
             slot.kept.report(0, "news_unreadable")
 
-    async def apply(self, reply: Reply) -> None:
-        """Accept and obey what a reply says about the models that this app has."""
-        now_ms = likely_now(self._ground.now_ms(), reply.server_time)
+    async def apply(self, reply: Reply, *, timed: bool = True) -> None:
+        """Accept and obey what a reply says about the models that this app has; untimed, its time does not count."""
+        now_ms = self._time(reply.server_time if timed else None)
         news_of = {model: news for model, news in (reply.catalogues or {}).items() if model in self._slots}
         changed = any(self._learn_keys(self._slots[model], news, now_ms) for model, news in news_of.items())
         for model, news in news_of.items():
@@ -80,6 +79,11 @@ class Updates:
             set().union(*(rules.kept_artifacts(state) for state in states)),
             {wire_name(way) for entry in wanted for way in entry.downloads},
         )
+
+    def _time(self, server_ms: int | None) -> int:
+        catalogues = [slot.kept.catalogue for slot in self._slots.values()]
+        issued = [catalogue.issued_at for catalogue in catalogues if catalogue is not None]
+        return self._ground.trust.time(self._ground.expiry_ms(), server_ms, issued)
 
     def _learn_keys(self, slot: Slot, news: CatalogueNews, now_ms: int) -> bool:
         """Take the key list that came with the news; say whether it changed who is believed."""
@@ -195,14 +199,6 @@ class Updates:
             self._ground.artifacts.store(entry.sha256, data)
         except OSError as error:
             raise FetchFailed("disk_full") from error
-
-
-def likely_now(device_ms: int, server_ms: int) -> int:
-    """Return the time by which a catalogue expires: the device's, but at most a day past the gateway's.
-
-    A device clock that is years ahead would otherwise refuse every catalogue; a gateway that lies can only delay one.
-    """
-    return min(device_ms, server_ms + _DAY_MS)
 
 
 def _revocations(slot: Slot, before: rules.ModelState, after: rules.ModelState) -> list[ModelEvent]:

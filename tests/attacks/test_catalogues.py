@@ -133,12 +133,12 @@ async def test_a_freeze_installs_nothing_that_has_expired_and_what_runs_goes_on(
     assert running(late) == BUNDLED
     assert (0, "failed", "catalogue_expired") in world.hostile.reported()
 
-    world.clock.ms -= 86_400_000
+    world.offers(await world.publisher.publish(2, expires_in_days=2), 3)
     await late.flush()
-    assert running(late) == ("ota", 2)
+    assert running(late) == ("ota", 3)
     world.clock.ms += 30 * 86_400_000
     await late.flush()
-    assert running(late) == ("ota", 2)
+    assert running(late) == ("ota", 3)
 
 
 async def test_mixed_and_matched_parts_do_not_fit(world: World, running: Running, digest: Callable[[int], str]) -> None:

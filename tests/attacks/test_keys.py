@@ -172,8 +172,12 @@ async def test_an_expired_list_installs_nothing_new_and_what_runs_goes_on(world:
     assert {(2, "failed", "keys_expired"), (3, "failed", "keys_expired")} <= set(world.hostile.reported())
     world.clock.ms -= 11 * 86_400_000
     await device.flush()
+    assert running(device) == BUNDLED, "a clock that is set back brings nothing back"
+    renewed = await publisher.list_keys("release", expires_in_days=20)
+    world.offers(with_keys(await publisher.news(), renewed), 3)
+    await device.flush()
     assert running(device) == ("ota", 3)
-    world.clock.ms += 11 * 86_400_000
+    world.clock.ms += 21 * 86_400_000
     await device.flush()
     assert running(device) == ("ota", 3), "what runs goes on"
     world.offers(await publisher.publish(1, key="release", floor=4), 4)

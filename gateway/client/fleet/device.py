@@ -11,7 +11,7 @@ import aiohttp
 
 from gateway.client.bundled import Bundled
 from gateway.client.client import Client
-from gateway.client.clock import Clock, ScaledClock
+from gateway.client.clock import Clock, ScaledClock, SystemClock
 from gateway.client.fleet.calendar import Calendar
 from gateway.client.fleet.life import Life, Tally
 from gateway.client.fleet.phones import Phone
@@ -134,6 +134,7 @@ class Device:
             hardware=phone.hardware,
             locale=phone.locale,
             clock=self._clock,
+            expiry_clock=SystemClock(),  # what was signed expires in real time, however fast the devices live
             dice=Random(f"client {seed} {phone.index}"),  # noqa: S311 - a seeded draw, no secret
             session=session,
         )
