@@ -60,7 +60,6 @@ class KafkaSource(Source):
     ) -> None:
         self._kafka = kafka
         self._group = kafka.topic_prefix + consumer
-        self._topics = tuple(topics)
         self._settings = settings
         self._fetcher = Fetcher(kafka, topics)
         self._admin = AIOKafkaAdminClient(**kafka.client_options())
@@ -104,11 +103,13 @@ class KafkaSource(Source):
             raise
         return source
 
-    @property
-    def identity(self) -> str:
-        """Name this very log: the cluster and each topic, by ids that are never given twice."""
-        ids = b"".join(self._fetcher.topic_ids[topic] for topic in self._topics)
-        return hashlib.sha256(self._fetcher.cluster_id.encode() + b"\0" + ids).hexdigest()[:32]
+    def identity_of(self, topic: str) -> str:
+        """Name this very topic: by the cluster's id and its own, which are never given twice.
+
+        Of no other topic: what was stored from this one is known by that name for as long as its offsets are valid.
+        """
+        topic_id = self._fetcher.topic_ids[topic]
+        return hashlib.sha256(self._fetcher.cluster_id.encode() + b"\0" + topic_id).hexdigest()[:32]
 
     @property
     def recreated(self) -> str | None:

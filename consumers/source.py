@@ -32,9 +32,8 @@ class SourceError(Exception):
 class Source(Protocol):
     """A durable log, read by one named consumer. Every method but `close` raises `SourceError`."""
 
-    @property
-    def identity(self) -> str:
-        """Name this very log: one made again, with offsets from 0, has another."""
+    def identity_of(self, topic: str) -> str:
+        """Name the very log that the topic's offsets are of: one made again, with offsets from 0, has another."""
 
     def partitions(self, topic: str) -> Sequence[int]:
         """Return the partitions to read."""
@@ -97,6 +96,10 @@ class EmbeddedSource(Source):
     @property
     def identity(self) -> str:
         """Name this very log."""
+        return self._identity
+
+    def identity_of(self, topic: str) -> str:
+        """Name this very log: all topics are one file."""
         return self._identity
 
     def partitions(self, topic: str) -> Sequence[int]:

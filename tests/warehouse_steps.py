@@ -56,7 +56,7 @@ class _Fused:
 
 def consumer(source: Any, tables: Any, cargo: Any = None, settings: WarehouseSettings = SETTINGS) -> LaneConsumer:
     topic = "dead_letters" if isinstance(cargo, Letters) else "batches"
-    lane = Lane(source.identity, topic, 0)
+    lane = Lane(source.identity_of(topic), topic, 0)
     return LaneConsumer(lane, source, tables, cargo or Batches(), settings, lambda _: None)
 
 
@@ -78,7 +78,7 @@ async def caught_up(source: Source) -> None:
 
 async def planned(source: Any, tables: Tables) -> tuple[Plan, list[Any]]:
     records: Sequence[StoredRecord] = await source.read("batches", 0, 0, max_records=100, max_bytes=1 << 24)
-    lane = Lane(source.identity, "batches", 0)
+    lane = Lane(source.identity_of("batches"), "batches", 0)
     plan = await tables.claim(Plan(lane, 0, records[-1].offset))
     return plan, [Batches().read(lane, record, False, 0) for record in records]
 

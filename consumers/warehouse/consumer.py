@@ -87,7 +87,7 @@ class _Lanes:
             if (topic, partition) not in self._running:
                 stop = asyncio.Event()
                 consumer = LaneConsumer(
-                    Lane(self._source.identity, topic, partition),
+                    Lane(self._source.identity_of(topic), topic, partition),
                     self._source,
                     self._tables,
                     _CARGO[topic],

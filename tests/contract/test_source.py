@@ -110,8 +110,9 @@ async def test_what_is_published_later_is_seen_by_an_open_source(log: Log) -> No
 async def test_every_reader_sees_the_same_identity(log: Log) -> None:
     await log.sink()
     one, other = await log.source("one"), await log.source("other")
-    assert one.identity == other.identity
-    assert one.identity
+    for topic in TOPICS:
+        assert one.identity_of(topic) == other.identity_of(topic)
+        assert one.identity_of(topic)
 
 
 async def test_a_closed_source_raises_its_own_error(log: Log) -> None:

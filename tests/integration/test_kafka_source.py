@@ -43,6 +43,14 @@ async def fill(settings: KafkaSettings, topics: TopicSettings, *values: bytes, k
     await sink.close()
 
 
+async def delete(settings: KafkaSettings, topic: str) -> None:
+    admin = AIOKafkaAdminClient(**settings.client_options())
+    await admin.start()
+    await admin.delete_topics([settings.topic(topic)])
+    await admin.close()
+    await asyncio.sleep(1)
+
+
 async def alter(settings: KafkaSettings, topic: str, configs: dict[str, str]) -> None:
     admin = AIOKafkaAdminClient(**settings.client_options())
     await admin.start()
@@ -94,11 +102,7 @@ async def test_a_topic_made_again_is_another_log_and_the_old_one_stays_an_error(
     source = await open_source(settings)
     assert len(await source.read(BATCHES, 0, 0, max_records=2, max_bytes=1 << 20)) == 2
     await source.commit(BATCHES, 0, 2)
-    admin = AIOKafkaAdminClient(**settings.client_options())
-    await admin.start()
-    await admin.delete_topics([settings.topic(BATCHES)])
-    await admin.close()
-    await asyncio.sleep(1)
+    await delete(settings, BATCHES)
     await fill(settings, kafka.topics(1), b"d", b"e", b"f", b"g")
     with pytest.raises(SourceError, match="made again"):
         await source.read(BATCHES, 0, 3, max_records=10, max_bytes=1 << 20)
@@ -106,10 +110,25 @@ async def test_a_topic_made_again_is_another_log_and_the_old_one_stays_an_error(
         await source.end(DEAD_LETTERS, 0)
     await source.close()
     again = await open_source(settings)
-    assert again.identity != source.identity
+    assert again.identity_of(BATCHES) != source.identity_of(BATCHES)
     assert await again.position(BATCHES, 0) == 0
     found = await again.read(BATCHES, 0, 0, max_records=10, max_bytes=1 << 20)
     assert [record.value for record in found] == [b"d", b"e", b"f", b"g"]
+
+
+async def test_a_topic_made_again_leaves_the_others_what_they_are(kafka: Kafka, open_source: Opener) -> None:
+    settings = kafka.settings()
+    await fill(settings, kafka.topics(1), b"a", b"b", b"c")
+    source = await open_source(settings)
+    await source.commit(BATCHES, 0, 2)
+    await source.close()
+    await delete(settings, DEAD_LETTERS)
+    await ensure_topics(settings, kafka.topics(1), TOPICS)
+    again = await open_source(settings)
+    assert again.identity_of(DEAD_LETTERS) != source.identity_of(DEAD_LETTERS)
+    assert again.identity_of(BATCHES) == source.identity_of(BATCHES)
+    assert again.identity_of(BATCHES) != again.identity_of(DEAD_LETTERS)
+    assert await again.position(BATCHES, 0) == 2
 
 
 async def test_a_read_past_the_end_is_an_error_and_not_nothing(kafka: Kafka, open_source: Opener) -> None:

@@ -5,14 +5,19 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 from clickhouse_connect.driver.asyncclient import AsyncClient
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from consumers.kafka import KafkaSource, KafkaSourceSettings
 from consumers.warehouse import WarehouseSettings, run
 from gateway.publish.kafka import KafkaSink, KafkaSinkSettings
+from gateway.publish.kafka_topics import ensure_topics
 from schemas.kafka import KafkaSettings
+from schemas.topics import BATCHES, DEAD_LETTERS, TOPICS
 from tests.kafka_fixtures import Kafka
+from tests.warehouse_steps import Crash, Fuse, finish
 
 BATCHES_SENT = 120
 SMALL = WarehouseSettings(range_records=10, poll_seconds=0.05, stop_seconds=5)
@@ -58,3 +63,28 @@ async def test_consumers_that_take_turns_store_every_event_once(
     counted = await warehouse_client.query("SELECT count(), uniqExact(batch, index) FROM events")
     assert list(counted.result_rows) == [(4 * BATCHES_SENT, 4 * BATCHES_SENT)]
     assert await stored(warehouse_client) == BATCHES_SENT
+
+
+async def test_a_batch_half_written_when_another_topic_is_made_again_is_written_to_its_end(
+    kafka: Kafka, tables: Any, warehouse_client: AsyncClient, make_batch: Callable[..., Any], each_once: Any
+) -> None:
+    settings, quick = kafka.settings(), KafkaSourceSettings(session_seconds=6)
+    sink = await KafkaSink.open(settings, kafka.topics(1), KafkaSinkSettings(), wait_seconds=30)
+    await sink.publish([make_batch(events=5) for _ in range(3)])
+    await sink.close()
+    source = await KafkaSource.open(settings, "warehouse", settings=quick)
+    with pytest.raises(Crash):
+        await finish(Fuse(1, after=False).around(source), tables)
+    await source.close()
+    await warehouse_client.command("ALTER TABLE events DELETE WHERE true SETTINGS mutations_sync = 2")
+    admin = AIOKafkaAdminClient(**settings.client_options())
+    await admin.start()
+    await admin.delete_topics([settings.topic(DEAD_LETTERS)])
+    await admin.close()
+    await asyncio.sleep(1)
+    await ensure_topics(settings, kafka.topics(1), TOPICS)
+    again = await KafkaSource.open(settings, "warehouse", settings=quick)
+    assert await again.position(BATCHES, 0) == 0
+    await finish(again, tables)
+    await again.close()
+    assert await each_once(warehouse_client) == (3, 15)
