@@ -53,6 +53,7 @@ class Fetcher:
         self._client = AIOKafkaClient(**kafka.client_options(), request_timeout_ms=_REQUEST_TIMEOUT_MS)
         self._ids: dict[str, bytes] = {}
         self._leaders: dict[tuple[str, int], int] = {}
+        self._oldest: dict[tuple[str, int], int] = {}
         self.cluster_id = ""
 
     async def open(self) -> None:
@@ -147,7 +148,9 @@ class Fetcher:
         oldest = await self._offset(topic, partition, _EARLIEST)
         if first >= oldest:
             raise OffsetOutOfRangeError(f"offset {first} of {topic}/{partition} is past the end of the log")
-        _log.warning("%s/%d: offsets %d to %d are not on the log any more", topic, partition, first, oldest - 1)
+        if self._oldest.get((topic, partition)) != oldest:  # where all is deleted, it is found again at every poll
+            _log.error("%s/%d: offsets %d to %d are not on the log any more", topic, partition, first, oldest - 1)
+        self._oldest[topic, partition] = oldest
         return oldest
 
     async def _offset(self, topic: str, partition: int, which: int) -> int:

@@ -1,6 +1,7 @@
 """Carry one lane of the log into the warehouse, range by range; every failure ends in the same place, the newest plan.
 
 * There is one way back: after a crash, an outage or a lost race, `resume` looks at the newest plan and finishes it.
+* What the log has deleted before it was read is skipped, counted and said: it was acknowledged, and it is lost here.
 * A retry never trusts what an earlier try reported: it asks every table what is missing and writes just that.
 """
 
@@ -162,7 +163,7 @@ class LaneConsumer:
         return items
 
     async def _read_planned(self, plan: Plan) -> list[Item]:
-        """Read exactly the plan's range. What the log no longer has is skipped, and said."""
+        """Read exactly the plan's range. What the log no longer has is left out."""
         items: list[Item] = []
         first = plan.first
         while first <= plan.last:
@@ -176,8 +177,6 @@ class LaneConsumer:
             planned = [record for record in records if record.offset <= plan.last]
             items += await asyncio.to_thread(self._read, planned, bounded=False)
             first = planned[-1].offset + 1 if planned else plan.last + 1
-        if len(items) < plan.last - plan.first + 1:
-            _log.warning("%s: the log holds only %d records of %s", self._lane, len(items), plan.token)
         return items
 
     async def _prune(self) -> None:
@@ -201,7 +200,11 @@ class LaneConsumer:
             if again:
                 _log.error("%s: rows of %s do not stay: are they older than the retention?", self._lane, plan.token)
         self._safe = False
+        skipped = plan.last - plan.first + 1 - len(items)
+        if skipped:
+            _log.error("%s: %d records of %s were deleted before they were read", self._lane, skipped, plan.token)
         self._tell(
+            skipped=self.progress.skipped + skipped,
             records=self.progress.records + len(items),
             resends=self.progress.resends + resends,
             unreadable=self.progress.unreadable + sum(item.unreadable for item in items),

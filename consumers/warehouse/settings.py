@@ -27,7 +27,10 @@ class WarehouseSettings(Struct, frozen=True, kw_only=True):
 
 
 class Progress(Struct, frozen=True):
-    """How far a lane is: `lag` counts records not yet stored, the rest counts since this process started."""
+    """How far a lane is: `lag` counts records not yet stored, the rest counts since this process started.
+
+    `skipped` counts offsets that the log had no record for: deleted by its retention before this consumer read them.
+    """
 
     topic: str
     partition: int
@@ -36,6 +39,7 @@ class Progress(Struct, frozen=True):
     records: int = 0
     resends: int = 0
     unreadable: int = 0
+    skipped: int = 0
     ranges: int = 0
     retries: int = 0
     trouble: str = ""

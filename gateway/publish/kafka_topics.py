@@ -92,7 +92,7 @@ def _compared(
             differences.append(f"topic {topic} is not there")
         elif found[topic] != wanted.partitions:
             differences.append(f"topic {topic} has {found[topic]} partitions where {wanted.partitions} are configured")
-        elif topic not in configs:
+        if topic in found and topic not in configs:
             differences.append(f"topic {topic}: its configuration may not be read, so nobody knows what it loses")
         wanted_configs, config = topic_configs(name, wanted), configs.get(topic, {})
         differences += _differing(topic, wanted_configs, config)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from clickhouse_connect.driver.asyncclient import AsyncClient
 from clickhouse_connect.driver.exceptions import DatabaseError
 
@@ -88,3 +89,29 @@ async def test_a_batch_half_written_when_another_topic_is_made_again_is_written_
     await finish(again, tables)
     await again.close()
     assert await each_once(warehouse_client) == (3, 15)
+
+
+@pytest.mark.parametrize("planned", [False, True], ids=["not planned", "planned"])
+async def test_records_deleted_before_they_were_read_are_counted_and_the_rest_is_stored(
+    kafka: Kafka, tables: Any, warehouse_client: AsyncClient, make_batch: Any, each_once: Any, planned: bool
+) -> None:
+    if kafka.kind == "tansu":
+        pytest.skip("Tansu deletes no records")
+    settings = kafka.settings()
+    sink = await KafkaSink.open(settings, kafka.topics(1), KafkaSinkSettings(), wait_seconds=30)
+    await sink.publish([make_batch(events=2) for _ in range(10)])
+    await sink.close()
+    source = await KafkaSource.open(settings, "warehouse", settings=KafkaSourceSettings(session_seconds=6))
+    if planned:
+        with pytest.raises(Crash):
+            await finish(source, Fuse(2, after=True).around(tables))
+    admin = AIOKafkaAdminClient(**settings.client_options())
+    await admin.start()
+    await admin.delete_records({TopicPartition(settings.topic(BATCHES), 0): RecordsToDelete(before_offset=3)})
+    await admin.close()
+    worker = await finish(source, tables)
+    await source.close()
+    assert worker.progress.skipped == 3
+    assert worker.progress.records == 7
+    assert await each_once(warehouse_client) == (7, 14)
+    assert worker.progress.lag == 0
