@@ -240,9 +240,14 @@ class Client:
             self._timer.added(self._queue.outcome(Outcome(prediction, self._ground.now_ms(), model, label, value)))
 
     async def flush(self) -> Flushed:
-        """Send what waits, in one request or more; an empty queue sends an empty batch: the update check."""
+        """Send what waits, in one request or more; an empty queue sends an empty batch: the update check.
+
+        Then fetch and switch to what the answer wants: other flushes need not wait for that.
+        """
         done = await self._sender.flush()
         self._timer.waiting(self._sender.queued())
+        await self._sender.install()
+        self._timer.added(self._sender.queued())
         return done
 
     async def update_from(self, url: str) -> bool:

@@ -2,6 +2,7 @@
 
 * Only the signed size and SHA-256 of the result count; what the network says about itself is never believed.
 * Reading stops at the signed size of the download, unpacking at that of the result: a longer body is a failure.
+* A download has a deadline by its size: a CDN that drips a byte now and then holds up nothing for long.
 * A status other than 200 and 206 is never stored, whatever came with it.
 * A patch is tried only where its base is on the device. On a wrong base it yields garbage of the right length without a
   word: here too the hash of the result decides, and the whole file is the way out.
@@ -36,6 +37,8 @@ _PATCH: Final = "zstd-patch"
 _CHUNK_BYTES: Final = 64 * 1024
 # Space for the download, the result and the one it replaces, and room to breathe for the app itself.
 _SPARE_BYTES: Final = 8 * 1024 * 1024
+# What a line must give on average. A slow one that is honest goes on at the next try where it stopped.
+_LEAST_BYTES_PER_SECOND: Final = 4096
 # An artifact is 16 MiB at most; a larger dictionary only helps who wants our memory.
 _XZ_MEMORY_BYTES: Final = 96 * 1024 * 1024
 # 32 MiB: the window of a patch spans the base and the result.
@@ -66,6 +69,7 @@ class Downloads:
         self._session = session
         self._gateway_url = gateway_url
         self._artifacts = artifacts
+        self._seconds = seconds
         self._timeout = aiohttp.ClientTimeout(total=None, connect=seconds, sock_read=seconds)
 
     async def fetch(
@@ -129,7 +133,10 @@ class Downloads:
         if 0 < begun < size:
             headers |= {"Range": f"bytes={begun}-", "If-Range": tag}
         try:
-            async with self._session.get(url, headers=headers, timeout=self._timeout) as response:
+            async with (
+                asyncio.timeout(self._seconds + size / _LEAST_BYTES_PER_SECOND),
+                self._session.get(url, headers=headers, timeout=self._timeout) as response,
+            ):
                 if not _continues(response, begun):
                     begun = 0
                     part.restart(_strong(response.headers.get("ETag", "")))

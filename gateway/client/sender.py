@@ -3,6 +3,7 @@
 * One flush at a time in this process (a lock) and on this device (a file lock): the queue is shared, the sender is not.
 * A batch leaves the disk only after a 200 to that very batch, or when the contract says to drop it, or when it is too
   old to be known again; and then counted.
+* What an answer wants fetched is fetched after the flush, under neither lock: a slow download silences no device.
 * After a failure nothing is sent before the wait is over, however urgent; the wait survives a restart.
 """
 
@@ -23,7 +24,7 @@ from gateway.client.policy import FIRST_FLUSH, Fate
 from gateway.client.queue import Contents, Frozen, Queue
 from gateway.client.storage import Storage, StorageFailed
 from gateway.client.transport import Answer, Transport
-from gateway.client.updates import Updates
+from gateway.client.updates import Got, Updates
 from schemas.wire import LAST_MILLISECOND, Flush
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Sender:
         self._dice = dice
         self._limits = limits
         self._lock = asyncio.Lock()
+        self._installing = False
         self._most_events = self._whole_batch()
         self._failures = 0
         self._ready_at = clock.monotonic()
@@ -94,15 +96,43 @@ class Sender:
             return "no_storage"
         async with self._lock:
             try:
-                with self._only_sender() as alone:
+                with _only_one(self._lock_path) as alone:
                     if alone:
-                        return await self._send_all()
+                        done = await self._send_all()
+                        await self._updates.install_stored()
+                        return done
                     self._pause(self._limits.backoff_first_seconds)
                     return "busy"
             except (StorageFailed, OSError):
                 logger.warning("the flush is put off: the disk refuses", exc_info=True)
                 self._pause(self._limits.backoff_first_seconds)
                 return "no_storage"
+
+    async def install(self) -> None:
+        """Fetch what answers want to run and switch to it; leave it to whoever is at it already.
+
+        What cannot be done now is wanted again in the answer to the next flush; bytes that came are kept.
+        """
+        if self._installing or not self._storage.kept or self._updates.wanted() is None:
+            return
+        self._installing = True
+        try:
+            with _only_one(self._lock_path.with_name("fetch.lock")) as alone:
+                while alone and (wanted := self._updates.wanted()) is not None:
+                    got = await self._updates.fetch(wanted)
+                    alone = await self._switch(got)
+        except (StorageFailed, OSError):
+            logger.warning("the installation is put off: the disk refuses", exc_info=True)
+        finally:
+            self._installing = False
+
+    async def _switch(self, got: Got) -> bool:
+        async with self._lock:
+            with _only_one(self._lock_path) as alone:
+                if alone:
+                    self._follow_others()
+                    await self._updates.install(got)
+                return alone
 
     async def _send_all(self) -> Flushed:
         """Send until everything that waited at the start is away."""
@@ -131,7 +161,7 @@ class Sender:
             return self._drop(frozen, "storage")
         answer = await self._transport.send(frozen.batch, body)
         if answer.delivered:
-            await self._delivered(frozen, answer)
+            self._delivered(frozen, answer)
             return Fate.DELIVERED
         fate = policy.fate_of(answer.status, answer.code)
         if fate is Fate.SPLIT and frozen.events > 1:
@@ -143,7 +173,7 @@ class Sender:
             self._back_off(fate, answer)
         return fate
 
-    async def _delivered(self, frozen: Frozen, answer: Answer) -> None:
+    def _delivered(self, frozen: Frozen, answer: Answer) -> None:
         self._most_events = min(self._whole_batch(), self._most_events * 2)
         self._failures = 0
         self.contact_ms = self._clock.now_ms()
@@ -153,7 +183,7 @@ class Sender:
         if answer.reply is None:
             self._updates.unreadable()
         else:
-            await self._updates.apply(answer.reply)
+            self._updates.apply(answer.reply)
 
     def _drop(self, frozen: Frozen, reason: str) -> Fate:
         logger.warning("batch %s with %d events is given up: %s", frozen.batch, frozen.events, reason)
@@ -185,12 +215,14 @@ class Sender:
             self._updates.reload(self._storage.states())
             self._updates.sweep()
 
-    @contextmanager
-    def _only_sender(self) -> Iterator[bool]:
-        with self._lock_path.open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True  # closing the file ends the lock, as does the process's death
+
+@contextmanager
+def _only_one(path: Path) -> Iterator[bool]:
+    """Say whether no other process of the app is at it."""
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True  # closing the file ends the lock, as does the process's death

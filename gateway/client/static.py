@@ -37,11 +37,13 @@ class StaticSource:
         """Follow the files; say whether every one could be read."""
         found = {model: await self._read(model) for model in slots}
         news = {model: each for model, each in found.items() if each is not None}
-        await updates.apply(_reply(catalogues={model: _plain(each) for model, each in news.items()}), timed=False)
+        updates.apply(_reply(catalogues={model: _plain(each) for model, each in news.items()}), timed=False)
         use = {model: _choice(slots[model], each) for model, each in news.items()}
-        await updates.apply(
+        updates.apply(
             _reply(use={model: each for model, each in use.items() if each != slots[model].use()}), timed=False
         )
+        while (wanted := updates.wanted()) is not None:
+            await updates.install(await updates.fetch(wanted))
         return len(news) == len(found)
 
     async def _read(self, model: str) -> StaticNews | None:

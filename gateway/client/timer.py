@@ -28,6 +28,7 @@ class FlushTimer:
         self._limits = limits
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._installing: asyncio.Task[None] | None = None
         self._queued = 0
         self._oldest_at = clock.monotonic()
         self._spread = 0.0
@@ -38,11 +39,12 @@ class FlushTimer:
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        for task in (self._task, self._installing):
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+        self._task = self._installing = None
 
     def added(self, queued: int) -> None:
         """Note that an event joined the queue; wake the task only when that changes when it must act."""
@@ -84,9 +86,19 @@ class FlushTimer:
         try:
             await self._sender.flush()
             self.waiting(self._sender.queued())
+            if self._installing is None or self._installing.done():
+                self._installing = asyncio.create_task(self._install())
         except Exception:  # the loop's boundary: a timer that dies would silence the device
             logger.exception("a timed flush failed")
             self._queued = 0  # the next event arms it again
+
+    async def _install(self) -> None:
+        """Let a download take its time without holding up the next flush."""
+        try:
+            await self._sender.install()
+            self.added(self._sender.queued())
+        except Exception:  # the task's boundary
+            logger.exception("an installation failed")
 
     async def _sleep(self, seconds: float | None) -> None:
         """Wait that long, or until something changed."""

@@ -2,6 +2,8 @@
 
 * offered, downloaded and verified, tried, activated: each step is on disk before the next begins, so that a process
   killed anywhere goes on with the old model or the new one, and tries again what was not finished.
+* A reply is obeyed at once and without the network; what it wants fetched waits in `wanted`, for when no flush is held
+  up by it. Between a fetch and the switch anything may have changed, so that is judged again.
 * What a catalogue revokes stops at once, in this session, before anything is fetched in its place.
 * Nothing new is installed from an expired catalogue or by keys whose list has expired; what runs goes on. What they
   revoke is revoked all the same.
@@ -16,10 +18,10 @@ from time import perf_counter
 from typing import Final
 
 import msgspec
-from msgspec import UnsetType
+from msgspec import Struct, UnsetType
 
 from gateway.client import state as rules
-from gateway.client.downloads import Downloads, FetchCode, FetchFailed, wire_name
+from gateway.client.downloads import Downloads, FetchCode, Fetched, FetchFailed, wire_name
 from gateway.client.kept import Ground
 from gateway.client.running import LoadFailed, Running
 from gateway.client.slot import Slot
@@ -32,6 +34,25 @@ logger = logging.getLogger(__name__)
 _WRONG_BYTES: Final[frozenset[FetchCode]] = frozenset(("too_big", "size_mismatch", "sha256_mismatch", "unpack_failed"))
 
 
+class Wanted(Struct, frozen=True):
+    """A release that a reply wants a model to run, the bytes that came with it, and when that was."""
+
+    model: str
+    entry: Release
+    inline: Mapping[str, bytes]
+    now_ms: int
+
+
+class Got(Struct, frozen=True):
+    """What came of fetching it: the bytes and what they cost, or why there are none."""
+
+    wanted: Wanted
+    data: bytes | None = None
+    fetched: Fetched | None = None
+    failed: FetchCode | None = None
+    ms: float = 0.0
+
+
 class Updates:
     """The models of one device, and how replies change them."""
 
@@ -39,6 +60,7 @@ class Updates:
         self._ground = ground
         self._slots = slots
         self._downloads = downloads
+        self._wanted: dict[str, Wanted] = {}
 
     def have(self) -> dict[str, Have]:
         return {model: slot.have() for model, slot in self._slots.items()}
@@ -56,8 +78,12 @@ class Updates:
         for slot in self._slots.values():
             slot.kept.report(0, "news_unreadable")
 
-    async def apply(self, reply: Reply, *, timed: bool = True) -> None:
-        """Accept and obey what a reply says about the models that this app has; untimed, its time does not count."""
+    def apply(self, reply: Reply, *, timed: bool = True) -> None:
+        """Accept and obey what a reply says about the models that this app has; untimed, its time does not count.
+
+        What it wants to run and is not running yet is `wanted` from now on, and nothing else.
+        """
+        self._wanted = {}
         now_ms = self._time(reply.server_time if timed else None)
         news_of = {model: news for model, news in (reply.catalogues or {}).items() if model in self._slots}
         changed = any(self._learn_keys(self._slots[model], news, now_ms) for model, news in news_of.items())
@@ -67,16 +93,59 @@ class Updates:
             self._drop_unbound()
         for model, use in (reply.use or {}).items():
             if model in self._slots:
-                await self._obey(self._slots[model], use, reply.inline or {}, now_ms)
+                self._obey(self._slots[model], use, reply.inline or {}, now_ms)
         if reply.use or reply.catalogues:
             self.sweep()
 
+    def wanted(self) -> Wanted | None:
+        """Return something that is to be fetched and installed."""
+        return next(iter(self._wanted.values()), None)
+
+    async def fetch(self, wanted: Wanted) -> Got:
+        """Get the bytes. Changes no state, so it needs no lock; it may take as long as the network does."""
+        slot, entry = self._slots[wanted.model], wanted.entry
+        data = slot.stored(entry)
+        if data is not None:
+            return Got(wanted, data)
+        began = perf_counter()
+        try:
+            fetched = await self._downloads.fetch(entry, slot.kept.state.base_url, wanted.inline, slot.artifact)
+            self._store(entry, fetched.data)
+        except FetchFailed as error:
+            return Got(wanted, failed=error.code)
+        return Got(wanted, fetched.data, fetched, ms=(perf_counter() - began) * 1000)
+
+    async def install_stored(self) -> None:
+        """Switch to what is wanted and needs no network, because its bytes are here."""
+        for wanted in list(self._wanted.values()):
+            data = self._slots[wanted.model].stored(wanted.entry)
+            if data is not None:
+                await self.install(Got(wanted, data))
+
+    async def install(self, got: Got) -> None:
+        """Note how the fetch went, and switch to what came, if it is still wanted and may still run."""
+        wanted = self._wanted.get(got.wanted.model)
+        if wanted is None or wanted.entry != got.wanted.entry:
+            return
+        del self._wanted[wanted.model]
+        slot, entry = self._slots[wanted.model], wanted.entry
+        if rules.listed(slot.kept.catalogue, slot.kept.state.floor, entry.release) != entry:
+            return
+        if got.failed is not None:
+            slot.kept.fetch_failed(entry, got.failed, wrong_bytes=got.failed in _WRONG_BYTES)
+        elif got.fetched is not None:
+            slot.kept.fetched(entry, size=got.fetched.wire_bytes, ms=got.ms)
+        if got.data is not None and self._objection(slot, entry, wanted.now_ms) is None:
+            await self._switch(slot, entry, got.data)
+        self.sweep()
+
     def sweep(self) -> None:
-        """Delete the artifacts and unfinished downloads that no state names."""
+        """Delete the artifacts and unfinished downloads that nothing names."""
         states = [slot.kept.state for slot in self._slots.values()]
         wanted = [state.candidate for state in states if state.candidate is not None]
+        wanted += [each.entry for each in self._wanted.values()]
         self._ground.artifacts.sweep(
-            set().union(*(rules.kept_artifacts(state) for state in states)),
+            {entry.sha256 for entry in wanted}.union(*(rules.kept_artifacts(state) for state in states)),
             {wire_name(way) for entry in wanted for way in entry.downloads},
         )
 
@@ -144,7 +213,7 @@ class Updates:
             slot.settle()
         slot.adopt_terms()
 
-    async def _obey(self, slot: Slot, use: Use, inline: Mapping[str, bytes], now_ms: int) -> None:
+    def _obey(self, slot: Slot, use: Use, inline: Mapping[str, bytes], now_ms: int) -> None:
         if isinstance(use, str):
             _hold(slot, use)
             return
@@ -156,7 +225,9 @@ class Updates:
         elif (code := self._objection(slot, entry, now_ms)) is not None:
             slot.kept.report(use, code)
         elif not slot.kept.blocked(entry.sha256):
-            await self._install(slot, entry, inline)
+            if slot.stored(entry) is None:
+                slot.kept.offered(entry)
+            self._wanted[slot.kept.model] = Wanted(slot.kept.model, entry, inline, now_ms)
 
     def _objection(self, slot: Slot, entry: Release, now_ms: int) -> str | None:
         catalogue = slot.kept.catalogue
@@ -168,12 +239,8 @@ class Updates:
                 return "keys_expired"
         return slot.unsupported(entry)
 
-    async def _install(self, slot: Slot, entry: Release, inline: Mapping[str, bytes]) -> None:
-        data = slot.stored(entry)
-        if data is None:
-            slot.kept.offered(entry)
-            data = await self._fetch(slot, entry, inline)
-        if data is None or not slot.kept.begin(entry.release, entry.sha256):
+    async def _switch(self, slot: Slot, entry: Release, data: bytes) -> None:
+        if not slot.kept.begin(entry.release, entry.sha256):
             return
         began = perf_counter()
         try:
@@ -182,17 +249,6 @@ class Updates:
             slot.kept.load_failed(entry.release, entry.sha256, error.code)
             return
         _activate(slot, entry, running, ms=(perf_counter() - began) * 1000)
-
-    async def _fetch(self, slot: Slot, entry: Release, inline: Mapping[str, bytes]) -> bytes | None:
-        began = perf_counter()
-        try:
-            fetched = await self._downloads.fetch(entry, slot.kept.state.base_url, inline, slot.artifact)
-            self._store(entry, fetched.data)
-        except FetchFailed as error:
-            slot.kept.fetch_failed(entry, error.code, wrong_bytes=error.code in _WRONG_BYTES)
-            return None
-        slot.kept.fetched(entry, size=fetched.wire_bytes, ms=(perf_counter() - began) * 1000)
-        return fetched.data
 
     def _store(self, entry: Release, data: bytes) -> None:
         try:
