@@ -8,7 +8,10 @@
   show what was aborted: there it is at least once.
 * **A batch that a device sent again** is dropped when its first copy is among the last `resend_window_records` records
   of its partition. The window is read again at every start, so what is dropped depends on the log alone. An older copy
-  is passed on, with the same `batch` and `index` in each event: who needs more keeps those unique.
+  is passed on, with the same `app`, `device`, `batch` and `index` in each event: who needs more keeps those unique. A
+  batch is known by its app and device beside its own id, which devices choose: none can silence another's. The window
+  counts records of the partition, not time: 5000 last 8 minutes where ten arrive in a second, and a device may send
+  again for as long as it keeps a batch.
 * An event's key is its device, so that a device's events stay in order. Brokers compress the topic.
 * A record that cannot be read is counted and skipped here; the warehouse consumer makes it a dead letter.
 """
@@ -149,7 +152,7 @@ class Unpacker:
         resends = unreadable = 0
         for record in records:
             try:
-                if self._window.is_resend(batch_headers(record).batch, record.offset):
+                if self._window.is_resend(_key(record), record.offset):
                     resends += 1
                 else:
                     events += [(record.key, event) for event in plain_events(record)]
@@ -194,7 +197,7 @@ class Unpacker:
             records = [record for record in await self._read(at) if record.offset < next_offset]
             for record in records:
                 with suppress(Malformed):
-                    self._window.is_resend(batch_headers(record).batch, record.offset)
+                    self._window.is_resend(_key(record), record.offset)
             at = records[-1].offset + 1 if records else next_offset
 
     async def _read(self, first: int) -> list[StoredRecord]:
@@ -213,15 +216,18 @@ class Unpacker:
         )
 
 
+BatchKey = tuple[str, bytes, str]
+
+
 class ResendWindow:
-    """The batch ids of the last so many offsets, whether they were passed on or dropped."""
+    """The batches of the last so many offsets, whether they were passed on or dropped."""
 
     def __init__(self, records: int) -> None:
         self._records = records
-        self._last: dict[str, int] = {}
-        self._order: deque[tuple[int, str]] = deque()
+        self._last: dict[BatchKey, int] = {}
+        self._order: deque[tuple[int, BatchKey]] = deque()
 
-    def is_resend(self, batch: str, offset: int) -> bool:
+    def is_resend(self, batch: BatchKey, offset: int) -> bool:
         """Say whether the batch stands on one of the last offsets already; remember it. Offsets only grow."""
         while self._order and self._order[0][0] < offset - self._records:
             gone, name = self._order.popleft()
@@ -235,6 +241,12 @@ class ResendWindow:
     def clear(self) -> None:
         self._last.clear()
         self._order.clear()
+
+
+def _key(record: StoredRecord) -> BatchKey:
+    """Return what the warehouse knows a batch by: its app, device and id. Raises `Malformed`."""
+    about = batch_headers(record)
+    return about.app, record.key, about.batch
 
 
 async def _until(stop: asyncio.Event, seconds: float) -> None:

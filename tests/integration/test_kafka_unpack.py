@@ -128,6 +128,19 @@ async def test_a_batch_sent_again_is_there_once_also_over_a_restart(
     assert len(identities(found)) == len(set(identities(found))) == 6
 
 
+async def test_a_device_that_takes_another_ones_batch_id_takes_nothing_else_of_it(
+    settings: KafkaSettings, sink: KafkaSink, make_batch: BatchMaker
+) -> None:
+    batch = str(uuid.UUID(int=7))
+    partition = partition_of(str(uuid.UUID(int=1)).encode(), PARTITIONS)
+    beside = [str(uuid.UUID(int=number)) for number in range(1, 40)]
+    devices = [device for device in beside if partition_of(device.encode(), PARTITIONS) == partition][:2]
+    await sink.publish([make_batch(events=3, device=device, batch=batch) for device in devices])
+    progress = await unpack_until(settings, lambda progress: batches(progress) == 2)
+    assert sum(seen.resends for seen in progress.values()) == 0
+    assert {event["device"] for _, event in await events_of(settings, 6)} == set(devices)
+
+
 async def test_a_record_that_cannot_be_read_does_not_stop_the_rest(
     settings: KafkaSettings, sink: KafkaSink, make_batch: BatchMaker
 ) -> None:

@@ -114,18 +114,29 @@ def test_a_batch_that_cannot_be_read_is_malformed(stored: Callable[..., StoredRe
 
 def test_a_batch_is_known_for_as_many_records_as_the_window_has() -> None:
     window = ResendWindow(3)
-    assert not window.is_resend("a", 0)
-    assert window.is_resend("a", 3)
-    assert window.is_resend("a", 6)
-    assert not window.is_resend("a", 10)
+    a = ("shop", b"device", "a")
+    assert not window.is_resend(a, 0)
+    assert window.is_resend(a, 3)
+    assert window.is_resend(a, 6)
+    assert not window.is_resend(a, 10)
+
+
+def test_a_batch_of_another_device_or_app_under_the_same_id_is_no_resend() -> None:
+    window = ResendWindow(10)
+    assert not window.is_resend(("shop", b"device", "a"), 0)
+    assert not window.is_resend(("shop", b"other", "a"), 1)
+    assert not window.is_resend(("game", b"device", "a"), 2)
+    assert window.is_resend(("shop", b"device", "a"), 3)
 
 
 @given(st.lists(st.integers(0, 5), max_size=60), st.integers(0, 10), st.integers(0, 60))
 def test_a_window_read_again_from_the_log_decides_the_same(batches: list[int], size: int, start: int) -> None:
     whole, again = ResendWindow(size), ResendWindow(size)
     start = min(start, len(batches))
-    expected = [whole.is_resend(str(batch), offset) for offset, batch in enumerate(batches)]
+    expected = [whole.is_resend(("shop", b"device", str(batch)), offset) for offset, batch in enumerate(batches)]
     for offset in range(max(0, start - size), start):
-        again.is_resend(str(batches[offset]), offset)
-    found = [again.is_resend(str(batches[offset]), offset) for offset in range(start, len(batches))]
+        again.is_resend(("shop", b"device", str(batches[offset])), offset)
+    found = [
+        again.is_resend(("shop", b"device", str(batches[offset])), offset) for offset in range(start, len(batches))
+    ]
     assert found == expected[start:]
