@@ -3,11 +3,14 @@
 * The wheel holds clickhouse-local, which can `SYSTEM START LISTEN`: this module starts the listener and keeps one query
   running for as long as the server shall live. Everything else talks to it over HTTP, exactly as to a server elsewhere.
 * Passwords are made here, kept in files of mode 0600 and never stand in an argument or the environment.
-* clickhouse-local logs in as `default` without a password, so that user may do nothing but listen and sleep.
+* clickhouse-local logs in as `default` without a password, and cannot do otherwise. So that user may do nothing but
+  listen and sleep, once each; and over HTTP only who shows one of the passwords is let through to a query at all. Any
+  process of the machine could stop the listener otherwise.
 * A server leaves with status 0 on SIGTERM and when its lifeline closes, so it never outlives its supervisor.
 * One server a directory: the second is refused before it touches anything.
 """
 
+import base64
 import errno
 import fcntl
 import hashlib
@@ -42,6 +45,7 @@ _PASSWORD_FILES: Final = {ADMIN: "password", READER: "reader-password"}
 _SERVER_KEEP_ALIVE_SECONDS: Final = 3
 _CLIENT_KEEP_ALIVE_SECONDS: Final = 2.0
 _STOP_SECONDS: Final = 10.0
+_BEAT_SECONDS: Final = 1.0
 _TAG: Final = "backhaul-clickhouse-lifetime"
 _SERVE: Final = (
     "SYSTEM START LISTEN HTTP; "  # noqa: S608 - constants
@@ -56,18 +60,38 @@ _CONFIG: Final = """<clickhouse>
   <users_config>users.xml</users_config>
   <mark_cache_size>134217728</mark_cache_size>
   <max_server_memory_usage_to_ram_ratio>0.5</max_server_memory_usage_to_ram_ratio>
+  <http_handlers>
+    <rule><url>/ping</url><methods>GET,HEAD</methods><handler><type>ping</type></handler></rule>
+    {entrances}
+    <rule>
+      <methods>GET,HEAD,POST</methods>
+      <handler>
+        <type>static</type><status>403</status><content_type>text/plain</content_type>
+        <response_content>Code: 516. DB::Exception: Authentication failed</response_content>
+      </handler>
+    </rule>
+  </http_handlers>
 </clickhouse>
 """
 
+# `twice` counts over 66 years, the longest interval that the engine takes, and anew in each life of the server.
+_ENTRANCE: Final = """<rule>
+      <headers><Authorization>{authorization}</Authorization></headers>
+      <handler><type>dynamic_query_handler</type><query_param_name>query</query_param_name></handler>
+    </rule>"""
+
 _USERS: Final = """<clickhouse>
   <profiles><default/><readonly><readonly>1</readonly></readonly></profiles>
-  <quotas><default/></quotas>
+  <quotas>
+    <default/>
+    <twice><interval><duration>2100000000</duration><queries>2</queries></interval></twice>
+  </quotas>
   <users>
     <default>
       <password/>
       <networks><ip>127.0.0.1</ip><ip>::1</ip></networks>
       <profile>default</profile>
-      <quota>default</quota>
+      <quota>twice</quota>
       <grants><query>GRANT SYSTEM LISTEN ON *.*</query><query>GRANT SELECT ON system.numbers</query></grants>
     </default>
     <{admin}>
@@ -159,15 +183,16 @@ async def connect(
     return client
 
 
-def serve(directory: Path, port: int, lifeline: int | None = None) -> int:
+def serve(directory: Path, port: int, lifeline: int | None = None, beat: Callable[[], None] | None = None) -> int:
     """Run the server in `directory` until SIGTERM, SIGINT or the end of the lifeline's file; return the exit status.
 
+    `beat` is called every second in which the server answers: one that does not may have to be started again.
     Call it in the main thread of a process of its own: it changes directory and takes the signals.
     """
     directory = directory.resolve()
     try:
         with _alone(directory):
-            return _serve(directory, port, lifeline)
+            return _serve(directory, port, lifeline, beat)
     except ServerError as error:
         print(f"clickhouse: {error}", file=sys.stderr, flush=True)  # noqa: T201 - the child's only way to say why
         return 1
@@ -184,7 +209,7 @@ def _alone(directory: Path) -> Iterator[None]:
         yield
 
 
-def _serve(directory: Path, port: int, lifeline: int | None) -> int:
+def _serve(directory: Path, port: int, lifeline: int | None, beat: Callable[[], None] | None) -> int:
     # chdb reads ./config.xml while it is imported, so the import stands before the change of directory.
     try:
         import chdb._chdb as engine
@@ -210,6 +235,8 @@ def _serve(directory: Path, port: int, lifeline: int | None) -> int:
 
     thread = threading.Thread(target=run, name="clickhouse", daemon=True)
     thread.start()
+    if beat is not None:
+        threading.Thread(target=_keep_beating, args=(url_of(port), beat), name="pulse", daemon=True).start()
     reason = _wait_for_end(stop_reader, lifeline)
     if reason != b"e":
         _stop(url_of(port), password_of(directory), thread)
@@ -234,13 +261,18 @@ def _check_port(port: int) -> None:
 
 def _configure(run_directory: Path, port: int, passwords: dict[str, str]) -> None:
     run_directory.mkdir(exist_ok=True, mode=0o700)
-    config = _CONFIG.format(host=HOST, port=port, keep_alive_seconds=_SERVER_KEEP_ALIVE_SECONDS)
+    entrances = "".join(_ENTRANCE.format(authorization=_authorization(*each)) for each in passwords.items())
+    config = _CONFIG.format(host=HOST, port=port, keep_alive_seconds=_SERVER_KEEP_ALIVE_SECONDS, entrances=entrances)
     digests = {user: hashlib.sha256(password.encode()).hexdigest() for user, password in passwords.items()}
     users = _USERS.format(
         admin=escape(ADMIN), admin_sha256=digests[ADMIN], reader=escape(READER), reader_sha256=digests[READER]
     )
     _write_private(run_directory / "config.xml", config)
     _write_private(run_directory / "users.xml", users)
+
+
+def _authorization(user: str, password: str) -> str:
+    return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
 def _write_private(path: Path, text: str) -> None:
@@ -268,11 +300,18 @@ def _stop(url: str, password: str, thread: threading.Thread) -> None:
         request = urllib.request.Request(  # noqa: S310 - our own loopback URL
             url,
             data=f"KILL QUERY WHERE query LIKE '%{_TAG}%' AND query NOT LIKE 'KILL%' ASYNC".encode(),
-            headers={"X-ClickHouse-User": ADMIN, "X-ClickHouse-Key": password, "Connection": "close"},
+            headers={"Authorization": _authorization(ADMIN, password), "Connection": "close"},
         )
         with suppress(OSError):
             urllib.request.urlopen(request, timeout=2).close()  # noqa: S310 - as above
         thread.join(0.5)
+
+
+def _keep_beating(url: str, beat: Callable[[], None]) -> None:
+    while True:
+        if _answers(url):
+            beat()
+        time.sleep(_BEAT_SECONDS)
 
 
 def _answers(url: str) -> bool:

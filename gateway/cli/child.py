@@ -10,12 +10,14 @@ def parser() -> Parser:
     command = Parser(prog="backhaul child", allow_abbrev=False)
     command.add_argument("name", choices=("clickhouse", "gateway", "warehouse"))
     command.add_argument("--lifeline", type=int, required=True)
+    command.add_argument("--pulse", type=int, required=True)
     command.add_argument("--socket", type=int, default=-1)
     command.set_defaults(run=_child, data=None, config=None)
     return command
 
 
 def _child(arguments: Namespace) -> int:
-    from gateway.supervisor.children import run_child
+    from gateway.supervisor.children import Bonds, run_child
 
-    return run_child(arguments.name, configuration(arguments), arguments.lifeline, arguments.socket)
+    bonds = Bonds(arguments.lifeline, arguments.pulse)
+    return run_child(arguments.name, configuration(arguments), bonds, arguments.socket)

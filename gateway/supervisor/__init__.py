@@ -5,8 +5,8 @@
                  └── warehouse    reads the log, writes ClickHouse, unless `warehouse` is off
 
 * **One instance a data directory** (`lock`): held by the supervisor and inherited by every child.
-* **A child that ends is started again**, after 0.2 s and up to 5 s (`child`). No child waits for another: the gateway
-  takes batches while ClickHouse is down, and the consumer catches up.
+* **A child that ends or hangs is started again**, after 0.2 s and up to 5 s (`child`, `pulse`). No child waits for
+  another: the gateway takes batches while ClickHouse is down, and the consumer catches up.
 * **The supervisor holds the listening socket**, so a device that connects while the gateway is being started again
   waits in the queue instead of being refused, and a taken port is one clear line.
 * **Any number on one Kafka**: gateways share nothing but the object store; consumers of one warehouse are one group

@@ -1,4 +1,4 @@
-"""One child process: started, watched, started again with backoff, and stopped.
+"""One child process: started, watched, started again with backoff or when it falls silent, and stopped.
 
 * Its output goes to our stderr, line by line, with its name in front.
 * It runs in its own process group: Ctrl-C in a terminal reaches the supervisor alone, which stops them in order.
@@ -14,12 +14,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
+from gateway.supervisor.pulse import FIRST_BEAT_SECONDS, SILENCE_SECONDS, Pulse
+
 FIRST_BACKOFF_SECONDS: Final = 0.2
 LONGEST_BACKOFF_SECONDS: Final = 5.0
 # A child that lived this long had a good start; its end is news and not the same failure again.
 _GOOD_LIFE_SECONDS: Final = 10.0
 _MISCONFIGURED: Final = 2
 _CHUNK_BYTES: Final = 64 * 1024
+_LISTENS_TO_PULSE: Final = 10  # times within the silence that is too long
+# What leaves so was asked to: a child that has not installed its handler yet is ended by the signal itself.
+_IN_ORDER: Final = (0, -signal.SIGTERM)
 
 
 class Child:
@@ -33,12 +38,16 @@ class Child:
         environ: Mapping[str, str],
         fds: Sequence[int],
         changed: Callable[[], None],
+        silence_seconds: float = SILENCE_SECONDS,
+        first_beat_seconds: float = FIRST_BEAT_SECONDS,
     ) -> None:
         self.name = name
         self._command = command
         self._environ = environ
         self._fds = fds
         self._changed = changed
+        self._silence_seconds = silence_seconds
+        self._first_beat_seconds = first_beat_seconds
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
 
@@ -74,20 +83,22 @@ class Child:
         self._stopping.set()
 
     async def stop(self, within_seconds: float) -> bool:
-        """Ask it to leave, and kill it when it has not left in time; say whether it left by itself."""
+        """Ask it to leave, and kill it when it has not left in time; say whether it left in order."""
         self._stopping.set()
         process = self._process
         if process is None:
             return True
         _send(process, signal.SIGTERM)
         try:
-            await asyncio.wait_for(process.wait(), within_seconds)
+            code = await asyncio.wait_for(process.wait(), within_seconds)
         except TimeoutError:
             say(f"{self.name} did not leave within {within_seconds:.1f} s; killing it")
             self.kill()
             await process.wait()
             return False
-        return True
+        if code not in _IN_ORDER:
+            say(f"{self.name} {_ending(code)} while it was leaving")
+        return code in _IN_ORDER
 
     def kill(self) -> None:
         """End it at once."""
@@ -96,15 +107,40 @@ class Child:
             _send(self._process, signal.SIGKILL)
 
     async def _run_once(self) -> int:
-        process = await asyncio.create_subprocess_exec(
+        with Pulse(self._silence_seconds, self._first_beat_seconds) as pulse:
+            process = await self._start(pulse.fd)
+            pulse.leave_to_child()
+            watching = asyncio.create_task(self._watch(process, pulse))
+            try:
+                return await self._live(process)
+            finally:
+                watching.cancel()
+                await asyncio.wait([watching])
+
+    async def _start(self, pulse_fd: int) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
             *self._command,
+            "--pulse",
+            str(pulse_fd),
             env=self._environ,
-            pass_fds=self._fds,
+            pass_fds=[*self._fds, pulse_fd],
             process_group=0,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
+
+    async def _watch(self, process: asyncio.subprocess.Process, pulse: Pulse) -> None:
+        """Kill it when it falls silent; while it leaves, `stop` sees to it."""
+        while not self._stopping.is_set():
+            await asyncio.sleep(self._silence_seconds / _LISTENS_TO_PULSE)
+            silent = pulse.silent_seconds()
+            if silent is not None and not self._stopping.is_set():
+                say(f"{self.name} has not been heard of for {silent:.0f} s; killing it")
+                _send(process, signal.SIGKILL)
+                return
+
+    async def _live(self, process: asyncio.subprocess.Process) -> int:
         self._process = process
         self._changed()
         if self._stopping.is_set():  # the stop came while it was being started

@@ -1,6 +1,7 @@
 """The children's entry points: read the configuration, run until told to leave, return an exit code.
 
 * A child leaves in order on SIGTERM, and at once where its supervisor is gone.
+* A child beats while it works, so that its supervisor can tell one that hangs.
 """
 
 import asyncio
@@ -9,19 +10,28 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import uvloop
 
 from gateway.config import Config
 from gateway.supervisor import lifeline
+from gateway.supervisor.pulse import beat, keep_beating
 
 _log = logging.getLogger(__name__)
 
 
 class CannotGoOn(Exception):
     """What a child needs fails it; a traceback would say nothing more."""
+
+
+class Bonds(NamedTuple):
+    """The descriptors that tie a child to its supervisor."""
+
+    lifeline: int
+    pulse: int
 
 
 class Told:
@@ -37,21 +47,22 @@ class Told:
         self.leave.set()
 
 
-def run_child(name: str, config: Config, lifeline_fd: int, socket_fd: int) -> int:
+def run_child(name: str, config: Config, bonds: Bonds, socket_fd: int) -> int:
     """Run the child of that name; return its exit code."""
     _log_to_stderr(config)
     if name == "clickhouse":
         from gateway.clickhouse_server import serve
 
-        return serve(config.directory / "clickhouse", config.clickhouse_port, lifeline_fd)
+        directory = config.directory / "clickhouse"
+        return serve(directory, config.clickhouse_port, bonds.lifeline, partial(beat, bonds.pulse))
     if name == "gateway":
         from gateway.supervisor.gateway import serve_devices
 
         listening = socket.socket(fileno=socket_fd)
-        return _until_told(lambda told: serve_devices(config, listening, told.leave), config, lifeline_fd)
+        return _until_told(lambda told: serve_devices(config, listening, told.leave), config, bonds)
     from gateway.supervisor.warehouse import fill_warehouse
 
-    return _until_told(lambda told: fill_warehouse(config, told, catch_up=True), config, lifeline_fd)
+    return _until_told(lambda told: fill_warehouse(config, told, catch_up=True), config, bonds)
 
 
 def consume_warehouse(config: Config) -> int:
@@ -70,14 +81,21 @@ def consume_unpack(config: Config) -> int:
     return _until_told(lambda told: unpack_events(config, told), config, None)
 
 
-def _until_told(body: Callable[[Told], Coroutine[Any, Any, None]], config: Config, lifeline_fd: int | None) -> int:
+def _until_told(body: Callable[[Told], Coroutine[Any, Any, None]], config: Config, bonds: Bonds | None) -> int:
     async def main() -> None:
         told, loop = Told(), asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, told.leave.set)
         loop.add_signal_handler(signal.SIGINT, told.leave.set)
-        if lifeline_fd is not None:
-            lifeline.watch(lifeline_fd, partial(loop.call_soon_threadsafe, told.leave_now), config.grace_seconds)
-        await body(told)
+        if bonds is None:
+            return await body(told)
+        lifeline.watch(bonds.lifeline, partial(loop.call_soon_threadsafe, told.leave_now), config.grace_seconds)
+        beating = asyncio.create_task(keep_beating(bonds.pulse))
+        try:
+            await body(told)
+        finally:
+            beating.cancel()
+            with suppress(asyncio.CancelledError):
+                await beating
 
     try:
         uvloop.run(main())

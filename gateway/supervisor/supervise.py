@@ -58,8 +58,8 @@ class Supervisor:
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait([stopping, *running], return_when=asyncio.FIRST_COMPLETED)
         announcing.cancel()
-        await self._stop_children()
-        codes = await asyncio.gather(*running)
+        in_order = await self._stop_children()
+        codes = [int(not in_order), *await asyncio.gather(*running)]
         stopping.cancel()
         runfile.remove(self._directory)
         os.close(self._lifeline_end)
@@ -83,15 +83,17 @@ class Supervisor:
             say(f"stopping on {number.name}, within {self._grace_seconds:g} s")
         self._stop.set()
 
-    async def _stop_children(self) -> None:
-        started = time.monotonic()
+    async def _stop_children(self) -> bool:
+        """Stop one after the other; say whether all left in order."""
+        started, in_order = time.monotonic(), True
         self._listening.close()
         for child in self._children.values():  # whoever stopped us may have told them too, as systemd does
             child.start_no_more()
         for name, share in _STOP_ORDER:
             if name in self._children:
                 left = started + share * (self._grace_seconds - _RESERVE_SECONDS) - time.monotonic()
-                await self._children[name].stop(max(left, 0.0))
+                in_order &= await self._children[name].stop(max(left, 0.0))
+        return in_order
 
     async def _announce(self, ready: Callable[[str], None]) -> None:
         while True:

@@ -29,8 +29,11 @@ from schemas.topics import TOPICS
 _SERVE = """
 import sys
 from pathlib import Path
+from functools import partial
 from gateway.clickhouse_server import serve
-sys.exit(serve(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) if sys.argv[3] else None))
+from gateway.supervisor.pulse import beat
+lifeline, pulse = (int(word) if word else None for word in sys.argv[3:])
+sys.exit(serve(Path(sys.argv[1]), int(sys.argv[2]), lifeline, partial(beat, pulse) if pulse else None))
 """
 
 
@@ -45,7 +48,7 @@ class Server:
     def _listen_on(self, port: int) -> None:
         self.port, self.url = port, clickhouse_server.url_of(port)
 
-    def spawn(self, lifeline: int | None = None) -> "subprocess.Popen[str]":
+    def spawn(self, lifeline: int | None = None, pulse: int | None = None) -> "subprocess.Popen[str]":
         """Start a process, which may not come up."""
         self.process = subprocess.Popen(
             [
@@ -55,10 +58,11 @@ class Server:
                 str(self.directory),
                 str(self.port),
                 "" if lifeline is None else str(lifeline),
+                "" if pulse is None else str(pulse),
             ],
             stderr=subprocess.PIPE,
             text=True,
-            pass_fds=() if lifeline is None else (lifeline,),
+            pass_fds=[fd for fd in (lifeline, pulse) if fd is not None],
         )
         return self.process
 

@@ -2,12 +2,16 @@
 
 import asyncio
 import os
+import re
 import signal
 import stat
+import time
+from contextlib import suppress
 from typing import Any
 
+import aiohttp
 import pytest
-from clickhouse_connect.driver.exceptions import DatabaseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 
 from gateway import clickhouse_server
 from gateway.clickhouse_server import ADMIN, READER, ServerError, connect, password_of
@@ -31,12 +35,57 @@ async def test_nobody_comes_in_without_the_password(clickhouse: Any) -> None:
         await connect(clickhouse.url, ADMIN, "wrong")
 
 
-async def test_the_user_without_a_password_can_read_nothing(clickhouse: Any) -> None:
-    client = await connect(clickhouse.url, "default", "")
-    for question in ("SELECT * FROM file('/etc/passwd', 'LineAsString')", "CREATE DATABASE x"):
-        with pytest.raises(DatabaseError, match="Not enough privileges"):
-            await client.command(question)
+async def test_the_user_without_a_password_is_not_let_in(clickhouse: Any) -> None:
+    for user in ("default", ""):
+        with pytest.raises(ServerError, match="Authentication failed"):
+            await connect(clickhouse.url, user, "")
+
+
+@pytest.mark.parametrize("path", ["/", "/?user=default", "/?user=default&password=", "/play", "/query"])
+@pytest.mark.parametrize("headers", [{}, {"X-ClickHouse-User": "default"}, {"Authorization": "Basic ZGVmYXVsdDo="}])
+async def test_nobody_stops_the_listener_without_a_password(
+    clickhouse: Any, path: str, headers: dict[str, str]
+) -> None:
+    async with aiohttp.ClientSession(clickhouse.url, headers=headers) as session:
+        async with session.post(path, data=b"SYSTEM STOP LISTEN HTTP") as response:
+            assert response.status == 403
+        async with session.get("/ping") as response:
+            assert response.status == 200
+
+
+async def test_the_reader_cannot_act_as_the_user_without_a_password(clickhouse: Any) -> None:
+    as_reader = {"Authorization": aiohttp.encode_basic_auth(READER, password_of(clickhouse.directory, READER))}
+    async with aiohttp.ClientSession(clickhouse.url, headers=as_reader) as session:
+        for path, statement in (
+            ("/", b"SYSTEM STOP LISTEN HTTP"),
+            ("/?user=default&password=", b"SYSTEM STOP LISTEN HTTP"),
+            ("/?user=default&password=", b"SELECT count() FROM system.numbers"),
+        ):
+            async with session.post(path, data=statement) as response:
+                assert response.status >= 400
+                assert re.search("ACCESS_DENIED|QUOTA_EXCEEDED", await response.text())
+        async with session.get("/ping") as response:
+            assert response.status == 200
+
+
+async def test_it_beats_while_it_answers_and_no_longer(new_clickhouse: Any) -> None:
+    reader, writer = os.pipe()
+    new_clickhouse.spawn(pulse=writer)
+    assert os.read(reader, 1) == b"."
+    client = await new_clickhouse.connect("default")
+    with suppress(ClickHouseError):  # the answer is cut off, or not
+        await client.command("SYSTEM STOP LISTEN HTTP")
     await client.close()
+    os.set_blocking(reader, False)
+    beats, silent_since = 1, time.monotonic()
+    while time.monotonic() - silent_since < 3:
+        with suppress(BlockingIOError):
+            beats += len(os.read(reader, 4096))
+            silent_since = time.monotonic()
+        assert beats < 30
+        await asyncio.sleep(0.05)
+    os.close(reader)
+    os.close(writer)
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,14 @@ import pytest
 
 from gateway.supervisor.child import Child
 
-Make = Callable[[str], Child]
+Make = Callable[..., Child]
 
 
 @pytest.fixture
 def make() -> Make:
-    def _make(script: str) -> Child:
-        return Child("kid", [sys.executable, "-c", script], environ=os.environ, fds=[], changed=lambda: None)
+    def _make(script: str, **patience: float) -> Child:
+        command = [sys.executable, "-c", script]
+        return Child("kid", command, environ=os.environ, fds=[], changed=lambda: None, **patience)
 
     return _make
 
@@ -112,3 +113,55 @@ async def test_a_child_that_ends_during_a_stop_is_not_started_again(make: Make) 
     async with asyncio.timeout(10):
         assert await running == 0
     assert await child.stop(1)
+
+
+STOPS_ITSELF = """
+import os, signal, sys, time
+for _ in range(3):
+    os.write(int(sys.argv[-1]), b".")
+    time.sleep(0.05)
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+async def test_a_child_that_falls_silent_is_killed_and_started_again(
+    make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    child = make(STOPS_ITSELF, silence_seconds=0.3)
+    running = asyncio.create_task(child.keep_running())
+    await until(lambda: child.pid is not None)
+    first = child.pid
+    await until(lambda: child.pid not in (None, first))
+    assert "kid has not been heard of for" in capsys.readouterr().err
+    await child.stop(0.1)
+    assert await running == 0
+
+
+async def test_a_child_that_never_beats_is_given_longer(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    child = make("import time; time.sleep(60)", silence_seconds=0.01, first_beat_seconds=0.4)
+    running = asyncio.create_task(child.keep_running())
+    await until(lambda: child.pid is not None)
+    first = child.pid
+    await until(lambda: child.pid not in (None, first))
+    assert "kid has not been heard of for" in capsys.readouterr().err
+    await child.stop(10)
+    assert await running == 0
+
+
+async def test_a_child_that_leaves_with_an_error_has_not_left_in_order(
+    make: Make, capfd: pytest.CaptureFixture[str]
+) -> None:
+    child = make(
+        "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\n"
+        "print('up', flush=True)\ntime.sleep(60)"
+    )
+    running = asyncio.create_task(child.keep_running())
+    printed: list[str] = []
+
+    def is_up() -> bool:
+        printed.append(capfd.readouterr().err)
+        return "up" in "".join(printed)
+
+    await until(is_up)
+    assert not await child.stop(10)
+    assert await running == 0
