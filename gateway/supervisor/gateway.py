@@ -5,6 +5,7 @@
 
 import asyncio
 import gc
+import random
 import socket
 from contextlib import AsyncExitStack
 from typing import Final
@@ -19,6 +20,7 @@ from gateway.releases.snapshot import SnapshotKeeper
 from gateway.releases.store import Store, StoreError
 from gateway.strangers import connection_log
 from gateway.supervisor.children import CannotGoOn
+from gateway.supervisor.door import IDLE_SECONDS, Door, most_connections
 from gateway.supervisor.drain import Drain
 from gateway.supervisor.log import open_log
 
@@ -58,11 +60,12 @@ async def _serve(config: Config, listening: socket.socket, leave: asyncio.Event)
             auto_decompress=False,
             access_log=None,
             logger=connection_log(),
+            keepalive_timeout=IDLE_SECONDS,
             shutdown_timeout=config.grace_seconds * _CLOSE_SHARE,
         )
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
-        site = web.SockSite(runner, listening)
+        site = Door(runner, listening, most_connections(), random.Random())  # noqa: S311 - spreads devices over time
         await site.start()
         _settle_memory()
         await leave.wait()

@@ -13,6 +13,7 @@ from typing import Final
 from gateway.config import PREFIX, Config, to_environment
 from gateway.supervisor import runfile
 from gateway.supervisor.child import Child, clean_environment, say
+from gateway.supervisor.door import BACKLOG
 from gateway.supervisor.lock import DirectoryLock
 
 GATEWAY: Final = "gateway"
@@ -24,7 +25,6 @@ _STOP_ORDER: Final = ((GATEWAY, 0.5), (WAREHOUSE, 0.8), (CLICKHOUSE, 1.0))
 # Kept back from the grace for the killing itself and for our own end.
 _RESERVE_SECONDS: Final = 0.4
 _LOOK_EVERY_SECONDS: Final = 0.1
-_BACKLOG: Final = 4096
 
 
 class CannotListen(Exception):
@@ -119,7 +119,7 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket. Raises `CannotListen`."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         reason = error.strerror or str(error)
         raise CannotListen(f"cannot listen on {host}:{port}: {reason}; choose another address with --listen") from error

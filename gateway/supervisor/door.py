@@ -1,0 +1,70 @@
+"""The gateway's listening side: how many connections it keeps, and for how long it waits for a request's headers.
+
+* Descriptors are for the log and the store first. A connection above the bound is told 503 and closed, at once: a
+  device keeps its batch then, while one that nobody accepts would wait for its own timeout.
+* aiohttp's time for an idle connection is also what a sender has to complete its headers; its default is an hour.
+"""
+
+import asyncio
+import random
+import resource
+import socket
+from typing import Final
+
+from aiohttp import web
+
+from gateway.problems import MEDIA_TYPE, ServiceUnavailable, spread
+
+# Above the idle time of most load balancers (60 s), so that they and not we end a connection that is used no more.
+IDLE_SECONDS: Final = 75.0
+# Connections that wait while a gateway is started again. To accept is to set it anew, so both sides must agree on it.
+BACKLOG: Final = 4096
+_MOST_DESCRIPTORS: Final = 16_384
+_KEPT_DESCRIPTORS: Final = 256
+_RETRY_SECONDS: Final = 10.0
+
+
+def most_connections() -> int:
+    """Raise the limit of open files as far as it may be, and return how many connections fit beside all else."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return max(allowed - _KEPT_DESCRIPTORS, allowed // 2)
+
+
+class Door(web.SockSite):
+    """A site that takes no more connections at a time than told."""
+
+    def __init__(self, runner: web.AppRunner, listening: socket.socket, most: int, dice: random.Random) -> None:
+        super().__init__(runner, listening, backlog=BACKLOG)
+        self._most = most
+        self._dice = dice
+
+    async def start(self) -> None:
+        """Accept connections. As `web.SockSite.start`, with our choice of protocol for each."""
+        await web.BaseSite.start(self)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._protocol, sock=self._sock, backlog=self._backlog)
+
+    def _protocol(self) -> asyncio.BaseProtocol:
+        server = self._runner.server
+        if server is None or len(server.connections) >= self._most:
+            return _Full(spread(_RETRY_SECONDS, self._dice.random()))
+        return server()
+
+
+class _Full(asyncio.Protocol):
+    """Says that there is no room, and hangs up."""
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        self._failed = ServiceUnavailable("there are too many connections here", retry_after_seconds)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if isinstance(transport, asyncio.WriteTransport):
+            document = self._failed.document()
+            headers = {**self._failed.headers, "Content-Type": MEDIA_TYPE, "Content-Length": str(len(document))}
+            lines = [f"HTTP/1.1 {self._failed.status.value} {self._failed.status.phrase}", "Connection: close"]
+            lines += [f"{name}: {value}" for name, value in headers.items()]
+            transport.write("\r\n".join([*lines, "", ""]).encode() + document)
+        transport.close()
