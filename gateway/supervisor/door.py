@@ -14,11 +14,10 @@ from typing import Final
 from aiohttp import web
 
 from gateway.problems import MEDIA_TYPE, ServiceUnavailable, spread
+from gateway.supervisor.ports import BACKLOG
 
 # Above the idle time of most load balancers (60 s), so that they and not we end a connection that is used no more.
 IDLE_SECONDS: Final = 75.0
-# Connections that wait while a gateway is started again. To accept is to set it anew, so both sides must agree on it.
-BACKLOG: Final = 4096
 _MOST_DESCRIPTORS: Final = 16_384
 _KEPT_DESCRIPTORS: Final = 256
 _RETRY_SECONDS: Final = 10.0

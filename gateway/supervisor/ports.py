@@ -1,4 +1,4 @@
-"""A port that a child can keep across restarts."""
+"""A port that a child can keep across restarts, and the queue of connections that outlasts one."""
 
 import os
 import socket
@@ -9,6 +9,8 @@ _HOST: Final = "127.0.0.1"
 # owns it is being started again.
 _FIRST: Final = 20_000
 _COUNT: Final = 10_000
+# Connections that wait while a gateway is started again. To accept is to set it anew, so both sides must agree on it.
+BACKLOG: Final = 4096
 
 
 def free_port() -> int:

@@ -13,8 +13,8 @@ from typing import Final
 from gateway.config import PREFIX, Config, to_environment
 from gateway.supervisor import runfile
 from gateway.supervisor.child import Child, clean_environment, say
-from gateway.supervisor.door import BACKLOG
 from gateway.supervisor.lock import DirectoryLock
+from gateway.supervisor.ports import BACKLOG
 
 GATEWAY: Final = "gateway"
 WAREHOUSE: Final = "warehouse"
