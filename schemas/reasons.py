@@ -53,3 +53,6 @@ NESTED_TOO_DEEP: Final = "nested_too_deep"
 ENVELOPE_INVALID: Final = "envelope_invalid"  # JSON, but not a batch
 
 BODY_REASONS: Final = frozenset([ENCODING_DAMAGED, NOT_UTF8, NOT_JSON, NESTED_TOO_DEEP, ENVELOPE_INVALID])
+
+# A good batch that waited for Kafka and is larger than its topic takes by now.
+TOO_LARGE_FOR_LOG: Final = "too_large_for_log"

@@ -6,6 +6,8 @@
   wait that moment, the rest is moved, and Kafka is written directly again; so the drain ends under any load.
 * **A few twice, none lost**: a publish that timed out may be on Kafka and is in the spool as well; a crash while
   draining sends its last group again. Consumers keep one of each batch and letter.
+* **A record too large for its topic** (whose limit was lowered while it waited) holds up the others for a while, in
+  which the limit can be raised, and is then put aside: whole in a file, and as a dead letter.
 * **Killed with a full spool**, a gateway drains it at its next start. One process per directory: a lock says so.
 """
 
@@ -13,6 +15,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -52,6 +55,10 @@ class SpoolSettings(Struct, frozen=True, kw_only=True):
         int,
         Meta(ge=10, le=10_000_000, description="how fast the spool shrinks once Kafka is back, beside what arrives"),
     ] = 2000
+    stuck_seconds: Annotated[
+        float,
+        Meta(ge=0, le=86_400, description="how long a record too large for Kafka holds up the rest"),
+    ] = 300.0
 
 
 class MainSink(Sink, Protocol):
@@ -67,10 +74,19 @@ class MainSink(Sink, Protocol):
         """Say what a person must mend before records can be published; None where nothing is."""
 
 
+class Aside(Struct, frozen=True):
+    """Where records go that Kafka does not take, and after how long."""
+
+    directory: Path
+    stuck_seconds: float
+
+
 class Spool(Sink):
     """A `KafkaSink`, and an `EmbeddedLog` for when it is away. Made by `open`, which takes over the Kafka sink."""
 
-    def __init__(self, kafka: MainSink, log: EmbeddedLog, drain: Drain, lock: int, *, empty: bool) -> None:
+    def __init__(
+        self, kafka: MainSink, log: EmbeddedLog, drain: Drain, lock: int, aside: Aside, *, empty: bool
+    ) -> None:
         self._kafka = kafka
         self._log = log
         self._drain = drain
@@ -85,7 +101,9 @@ class Spool(Sink):
         self._stored_records = 0
         self._arrived = 0
         self._left = 0
+        self._aside = aside
         self._stuck: str | None = None
+        self._stuck_at = 0.0
         self._closing = False
         if not empty:
             self._spilled.set()
@@ -102,7 +120,8 @@ class Spool(Sink):
             try:
                 reader = await open_reader(directory, CONSUMER)
                 drain = await Drain.open(reader, kafka, settings.drain_records_per_second)
-                return cls(kafka, log, drain, lock, empty=await drain.left() == 0)
+                aside = Aside(directory / "aside", settings.stuck_seconds)
+                return cls(kafka, log, drain, lock, aside, empty=await drain.left() == 0)
             except BaseException:
                 os.close(lock)
                 raise
@@ -154,6 +173,7 @@ class Spool(Sink):
             "spool_stuck": float(self._stuck is not None),
             "spool_stored_records": self._stored_records,
             "spool_drained_records": self._drain.moved_records,
+            "spool_aside_records": self._drain.aside_records,
         }
 
     async def close(self) -> None:
@@ -221,6 +241,8 @@ class Spool(Sink):
                 self._stuck = None
             except Unavailable as away:
                 self._stick(away)
+                if await self._put_aside():
+                    continue
                 await asyncio.sleep(_PAUSE_SECONDS if isinstance(away, TooLarge) else _BUSY_SECONDS)
             except Exception:  # the loop that must not end
                 _log.exception("the spool cannot be drained")
@@ -263,8 +285,23 @@ class Spool(Sink):
 
     def _stick(self, away: Unavailable) -> None:
         if isinstance(away, TooLarge) and self._stuck is None:
-            _log.error("the spool's next record does not fit on Kafka, and waits until its topic takes it: %s", away)
+            self._stuck_at = time.monotonic()
+            _log.error(
+                "the spool's next record does not fit on Kafka; it waits %g s for its topic to take it: %s",
+                self._aside.stuck_seconds,
+                away,
+            )
         self._stuck = away.reason if isinstance(away, TooLarge) else None
+
+    async def _put_aside(self) -> bool:
+        """Put aside what has been in the way for long enough; say whether anything was."""
+        if self._stuck is None or time.monotonic() - self._stuck_at < self._aside.stuck_seconds:
+            return False
+        try:
+            return bool(await self._drain.put_aside(self._aside.directory))
+        except (Unavailable, OSError) as failed:
+            _log.warning("a record cannot be put aside: %s", failed)
+            return False
 
 
 def _locked(directory: Path) -> int:

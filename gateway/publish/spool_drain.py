@@ -2,11 +2,13 @@
 
 * A group goes to Kafka, is confirmed, and only then the position moves. A crash between the two sends the group again:
   consumers keep one of each batch and letter.
+* What Kafka will never take is put aside once it is told to: see `spool_aside`.
 * A position that cannot be written does not send a group twice: this process goes on from what it knows.
 * Every turn moves the configured share plus as many as arrived since the last one, so the spool always shrinks by
   that share, however fast devices send.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -14,8 +16,9 @@ from typing import Final, Protocol, Self
 
 from asyncio_throttle.throttler import Throttler
 
-from gateway.publish import Sink
-from schemas.records import Record, StoredRecord
+from gateway.publish import Sink, spool_aside
+from gateway.publish.kafka import TooLarge
+from schemas.records import Record, StoredRecord, dead_letter_record
 from schemas.topics import BATCHES, DEAD_LETTERS
 
 _log = logging.getLogger(__name__)
@@ -40,6 +43,13 @@ class SpoolReader(Protocol):
     async def close(self) -> None: ...
 
 
+class Kafka(Sink, Protocol):
+    """Where it is moved to."""
+
+    def check(self, records: Sequence[Record]) -> None:
+        """Refuse what can never be published. Raises `TooLarge`."""
+
+
 # The gateway knows no consumers: whoever composes the process hands this in.
 OpenReader = Callable[[Path, str], Awaitable[SpoolReader]]
 
@@ -47,16 +57,17 @@ OpenReader = Callable[[Path, str], Awaitable[SpoolReader]]
 class Drain:
     """One reader of the spool and its places. Made by `open`."""
 
-    def __init__(self, reader: SpoolReader, kafka: Sink, records_per_second: int) -> None:
+    def __init__(self, reader: SpoolReader, kafka: Kafka, records_per_second: int) -> None:
         self._reader = reader
         self._kafka = kafka
         self._share = max(1, records_per_second // _TURNS_PER_SECOND)
         self._throttler = Throttler(rate_limit=1, period=1 / _TURNS_PER_SECOND)
         self._next: dict[str, int] = {}
         self.moved_records = 0
+        self.aside_records = 0
 
     @classmethod
-    async def open(cls, reader: SpoolReader, kafka: Sink, records_per_second: int) -> Self:
+    async def open(cls, reader: SpoolReader, kafka: Kafka, records_per_second: int) -> Self:
         """Take up where the last drain was."""
         drain = cls(reader, kafka, records_per_second)
         for topic in _TOPICS:
@@ -85,8 +96,42 @@ class Drain:
         """Move one group of each topic; return how many records that was. Raises `Unavailable`."""
         return sum([await self._move(topic, max_records) for topic in _TOPICS])
 
+    async def put_aside(self, directory: Path) -> int:
+        """Put aside the records at the spool's head that Kafka will never take; return how many.
+
+        What stands before them in their group is moved first. Raises `Unavailable` or OSError.
+        """
+        before = self.aside_records
+        for topic in _TOPICS:
+            first = self._next[topic]
+            for stored in await self._reader.read(topic, 0, first, max_records=_GROUP_RECORDS, max_bytes=_GROUP_BYTES):
+                if self._fits(*_as_published([stored])):
+                    await self._kafka.publish(_as_published([stored]))
+                    self.moved_records += 1
+                else:
+                    await self._put_aside(directory, stored)
+                self._next[topic] = stored.offset + 1
+            if self._next[topic] > first:
+                await self._keep(topic)
+        return self.aside_records - before
+
     async def close(self) -> None:
         await self._reader.close()
+
+    async def _put_aside(self, directory: Path, stored: StoredRecord) -> None:
+        kept = await asyncio.to_thread(spool_aside.keep, directory, stored)
+        letter = spool_aside.letter_of(stored)
+        whole = dead_letter_record(letter)
+        await self._kafka.publish([whole if self._fits(whole) else spool_aside.without_body(letter, kept)])
+        _log.error("a record that does not fit on Kafka is put aside, in %s and as a dead letter", kept)
+        self.aside_records += 1
+
+    def _fits(self, record: Record) -> bool:
+        try:
+            self._kafka.check([record])
+        except TooLarge:
+            return False
+        return True
 
     async def _move(self, topic: str, max_records: int) -> int:
         first = self._next[topic]

@@ -1,17 +1,19 @@
 """The spool behind a sink that is away: where each batch goes, in which order, and how it ends."""
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from consumers.source import EmbeddedSource
 from gateway.publish import Unavailable
 from gateway.publish.kafka import TooLarge
 from gateway.publish.spool import MainSink, Spool, SpoolSettings
-from schemas.records import Record
+from schemas.records import BatchHeaders, DeadLetter, Record, StoredRecord, batch_record
 from schemas.topics import BATCHES, DEAD_LETTERS
 
 LARGE = 100_000
@@ -28,10 +30,12 @@ class Broker(MainSink):
         self.losing_confirmations = False
         self.publish_seconds = 0.0
         self.to_mend: str | None = None
+        self.largest = {BATCHES: LARGE, DEAD_LETTERS: LARGE}
 
     async def publish(self, records: Sequence[Record]) -> None:
         if not self.up.is_set():
             raise Unavailable("away", 1.0)
+        self.check(records)
         await asyncio.sleep(self.publish_seconds)
         self.records += records
         self.calls.append(len(records))
@@ -40,7 +44,7 @@ class Broker(MainSink):
             raise Unavailable("no answer", 1.0)
 
     def check(self, records: Sequence[Record]) -> None:
-        if any(len(record.value) > LARGE for record in records):
+        if any(len(record.value) > self.largest[record.topic] for record in records):
             raise TooLarge("too large", 1.0)
 
     async def wait_healthy(self, seconds: float) -> bool:
@@ -262,6 +266,47 @@ async def test_topics_that_a_person_must_mend_are_trouble_while_batches_are_stil
     await until(lambda: is_direct(spool))
     assert broker.values() == [1]
     assert spool.trouble() is None
+
+
+@pytest.mark.parametrize("letter_fits", [True, False])
+async def test_a_record_too_large_by_now_is_put_aside_whole_and_the_rest_goes_on(
+    open_spool: Opener, tmp_path: Path, letter_fits: bool
+) -> None:
+    broker = Broker()
+    spool = await open_spool(broker, stuck_seconds=0.2)
+    broker.up.clear()
+    about = BatchHeaders(app="shop", content_encoding="gzip", received_at=5, gateway="gw", batch="b", events=1)
+    large = batch_record("device", b"x" * 5000, about)
+    for record in (batch(1), large, batch(2)):
+        await spool.publish([record])
+    broker.largest = {BATCHES: 1000, DEAD_LETTERS: LARGE if letter_fits else 1000}
+    broker.up.set()
+    await until(lambda: is_direct(spool))
+    assert broker.values() == [1, 2]
+    (told,) = [record for record in broker.records if record.topic == DEAD_LETTERS]
+    letter = msgspec.json.decode(told.value, type=DeadLetter)
+    place = (letter.app, letter.device, letter.batch, letter.index, letter.reason)
+    assert place == ("shop", "device", "b", None, "too_large_for_log")
+    body = base64.b64decode(letter.body)
+    assert body == (b"x" * 5000 if letter_fits else b"batches-1.json in the spool's directory")
+    kept = msgspec.json.decode((tmp_path / "spool" / "aside" / "batches-1.json").read_bytes(), type=StoredRecord)
+    assert (kept.key, kept.value, kept.headers) == (large.key, large.value, large.headers)
+    assert spool.gauges()["spool_aside_records"] == 1
+    assert spool.gauges()["spool_stuck"] == 0
+
+
+async def test_a_record_too_large_goes_on_as_it_is_when_its_topic_takes_it_in_time(open_spool: Opener) -> None:
+    broker = Broker()
+    spool = await open_spool(broker)
+    broker.up.clear()
+    await spool.publish([batch(123456)])
+    broker.largest[BATCHES] = 3
+    broker.up.set()
+    await until(lambda: spool.gauges()["spool_stuck"] == 1)
+    broker.largest[BATCHES] = LARGE
+    await until(lambda: is_direct(spool))
+    assert broker.values() == [123456]
+    assert spool.gauges()["spool_aside_records"] == 0
 
 
 async def test_a_publisher_that_gives_up_leaves_nothing_behind_in_the_spool(open_spool: Opener) -> None:
