@@ -59,6 +59,22 @@ def test_an_app_a_release_and_a_fleet_end_as_rows_that_a_report_sums_up(url: str
     assert backhaul("report", "summary", "--app", "shop")
 
 
+def test_a_fleet_needs_no_more_than_the_url(url: str, backhaul: Callable[..., Any], tmp_path: Path) -> None:
+    for _ in range(2):
+        report = backhaul("fleet", "run", "--url", url, "--devices", 3, "--seconds", 2, "--day-seconds", 1)
+        assert (report["devices"], report["unsettled"], report["queued"]) == (3, 0, 0)
+    [app] = backhaul("app", "list")
+    assert (app["app"], len(app["keys"])) == ("fleet", 1)
+    assert (tmp_path / "backhaul-data" / "fleet.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_fleet_without_a_system_here_needs_a_key(tmp_path: Path) -> None:
+    words = ("fleet", "run", "--url", "http://127.0.0.1:1", "--devices", "1")
+    done = subprocess.run([*BACKHAUL, *words], cwd=tmp_path, env=ENVIRON, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "--app-key" in done.stderr
+
+
 def test_a_fleet_with_a_wrong_key_is_told_which(url: str, backhaul: Callable[..., Any], tmp_path: Path) -> None:
     key = backhaul("app", "create", "shop")["key"]
     signing, other = (backhaul("key", "generate", name)["key"] for name in ("release.pem", "other.pem"))
