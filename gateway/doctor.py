@@ -203,6 +203,10 @@ async def _kafka(config: Config) -> Finding:
     except (KafkaError, OSError) as error:  # a timeout is an OSError
         kept = "batches go to the spool meanwhile" if config.spool == "on" else "batches are answered 503 meanwhile"
         return Finding("kafka", "fail", f"{kafka.bootstrap}: {error or 'no answer'}", f"check kafka_*; {kept}")
+    if report.faults:
+        advice = "no gateway writes such topics; kafka-configs.sh --alter --entity-type topics changes them"
+        text = f"{kafka.bootstrap} answers; records would be lost: " + "; ".join(report.faults)
+        return Finding("kafka", "fail", text, advice)
     if report.differences:
         advice = "a gateway makes what is missing; change what differs there or in the configuration"
         return Finding("kafka", "warn", f"{kafka.bootstrap} answers; " + "; ".join(report.differences), advice)

@@ -113,3 +113,8 @@ def test_topics_are_compared_and_not_made(
     found = findings(capsys)["kafka"]
     assert found["state"] == "warn"
     assert "has 2 partitions where 3 are configured" in found["text"]
+    monkeypatch.setenv("BACKHAUL_KAFKA_REPLICATION", "3")
+    assert main(words) == 1
+    found = findings(capsys)["kafka"]
+    assert found["state"] == "fail"
+    assert "has min.insync.replicas=1 where 2 is configured" in found["text"]
