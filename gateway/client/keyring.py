@@ -1,6 +1,7 @@
 """Whom a device believes: the root keys that came with the app, and the release keys that these have listed.
 
-* With a threshold of one, a root key may sign catalogues itself; with a higher one it only signs lists.
+* With a threshold of one, a root key may sign catalogues itself; with a higher one, the app's or the list's, it only
+  signs lists.
 * A list is judged by roots alone, never by the list before: a stolen release key can list nothing.
 * Pure: bytes, keys and what the device has seen go in; a code comes out. The golden vectors hold every SDK to it.
 """
@@ -42,7 +43,8 @@ class Keyring(Struct, frozen=True):
 
     def trusted(self, now_ms: int | None = None) -> dict[str, bytes]:
         """Return the keys any of which may sign a catalogue; at a time, without those of a list that has expired."""
-        keys = dict(self.roots) if self.threshold == 1 else {}
+        needed = self.threshold if self.listed is None else max(self.threshold, self.listed.threshold)
+        keys = dict(self.roots) if needed == 1 else {}
         if self.listed is not None and (now_ms is None or now_ms < self.listed.expires_at):
             keys |= {key_name(key): key for key in self.listed.keys}
         return keys

@@ -183,3 +183,17 @@ async def test_an_expired_list_installs_nothing_new_and_what_runs_goes_on(world:
     world.offers(await publisher.publish(1, key="release", floor=4), 4)
     await device.flush()
     assert running(device)[0] == "bundled", "and what is revoked stops"
+
+
+async def test_one_stolen_root_publishes_nothing_once_a_list_asks_for_two(world: World, running: Running) -> None:
+    publisher, both = world.publisher, ("root1", "root2")
+    keys = await publisher.list_keys("release", signers=both, threshold=2)
+    world.offers(with_keys(await publisher.publish(1, key="release"), keys), 1)
+    device = await world.device(roots=both, threshold=1)
+    await device.flush()
+    news = await publisher.publish(2, key="release")
+    world.offers(CatalogueNews(news.document, publisher.signed("root1", news.document, CATALOGUE_CONTEXT)), 2)
+    await device.flush()
+    await device.flush()
+    assert running(device) == BUNDLED
+    assert (0, "failed", "catalogue_unknown_key") in world.hostile.reported()
