@@ -194,6 +194,7 @@ class Updates:
             app=self._ground.app,
             model=kept.model,
             seen=known.number,
+            seen_document=known.document,
             floor=known.floor,
             now_ms=now_ms,
         )

@@ -60,8 +60,12 @@ def verify(
     seen: int,
     floor: int,
     now_ms: int,
+    seen_document: bytes = b"",
 ) -> Verdict:
-    """Judge a catalogue for an app's model on a device that has seen number `seen` and the floor `floor`."""
+    """Judge a catalogue for an app's model on a device that has seen number `seen` and the floor `floor`.
+
+    A number belongs to the bytes that came under it first, `seen_document` where they are kept: others are "stale".
+    """
     code = signature_code(document, signatures, keys)
     if code != "ok":
         return Verdict(code)
@@ -69,6 +73,8 @@ def verify(
         catalogue = _catalogue.decode(document)
     except (ValueError, RecursionError):
         return Verdict("malformed")
+    if seen_document and catalogue.number == seen and document != seen_document:
+        seen += 1
     code = _content_code(catalogue, app=app, model=model, seen=seen, floor=floor, now_ms=now_ms)
     return Verdict(code, catalogue if code in ("ok", "expired") else None)
 

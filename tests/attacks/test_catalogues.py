@@ -188,3 +188,19 @@ async def test_a_catalogue_of_absurd_size_is_not_read(world: World, running: Run
     device = await world.device()
     await device.flush()
     assert running(device) == BUNDLED
+
+
+async def test_a_number_that_was_seen_cannot_come_again_with_other_content(
+    world: World, running: Running, catalogue_with: Callable[..., bytes]
+) -> None:
+    await world.publisher.publish(1)
+    news = await world.publisher.publish(2)
+    world.offers(news, 1)
+    device = await world.device()
+    await device.flush()
+    other = catalogue_with(news, floor=2)
+    world.offers(CatalogueNews(other, world.publisher.signed("root1", other, CATALOGUE_CONTEXT)), 1)
+    await device.flush()
+    await device.flush()
+    assert running(device)[1] == 1
+    assert (0, "failed", "catalogue_stale") in world.hostile.reported()
