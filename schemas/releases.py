@@ -131,7 +131,7 @@ class Held(Struct, frozen=True):
     """The held-out baseline, which outlasts the rollout: the arm of that name, filled by a salt of the model's own.
 
     * Held out are the devices whose second hash by this salt is below the arm's weight, once their first is below
-      `exposure`. They run the arm's `use` while a rollout runs, is paused or is complete; they are in no other arm.
+      `exposure`. They run the arm's `use` in every state of a rollout, rolled back too; they are in no other arm.
     * The next rollout takes salt and exposure over, and the exposure never falls: whoever is held out stays so.
     """
 

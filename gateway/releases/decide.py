@@ -6,7 +6,12 @@
   offered. In its place stands the newest that fits and is *not newer* than the one named: an operator who says 41
   never hands out 42.
 * Whatever stands in for `otherwise` is never a release that only an arm names: a rollback leaves nobody on it.
-* The held-out baseline goes by the model's own salt, so that one rollout after another holds out the same devices.
+* The held-out baseline is the model's and not the rollout's: it goes by the model's own salt, so that one rollout after
+  another holds out the same devices, and no pause, rollback or completion ends it. A rollback puts everyone else on
+  `otherwise`, at once.
+* Paused, whoever runs its arm's release keeps it, but only the baseline is named as an arm: there is no list of who was
+  in, and a newcomer that was given `otherwise` cannot be told from a device of the arm that uses the same. To name the
+  other arms alone would compare them with nobody. What ran stays on record by its release.
 * A reply stays small enough to be read: of a model whose catalogue has no room nothing is said until the next reply,
   and an artifact that has none is fetched.
 """
@@ -67,7 +72,7 @@ def decide(models: Mapping[str, ModelRules], envelope: Envelope) -> Decision:
             decision.told[model] = Told(have.use)
             continue
         told = decision.told[model] = offer_for(rules, model, have, envelope)
-        on_trial = on_trial or (told.arm != "" and rules.rollout is not None and rules.rollout.state in UNDER_WAY)
+        on_trial = on_trial or _is_on_trial(rules.rollout, told)
         if told.use != have.use:
             decision.use[model] = told.use
             if told.use != have.previous:
@@ -86,16 +91,16 @@ def offer_for(rules: ModelRules, model: str, have: Have, envelope: Envelope) -> 
     arm = arm_for(rollout, envelope)
     if arm is not None:
         use = _runnable(arm.use, fitting)
-        # Paused: the gateway keeps no list of who is in; whoever runs its arm's release is.
-        if rollout.state != "paused" or use == have.use:
+        if rollout.state != "paused" or is_held_out(rollout, arm):
             return Told(use, arm.name, rollout.rollout)
-    tried = {other.use for other in rollout.arms} - {rollout.otherwise}
-    return Told(_runnable(rollout.otherwise, fitting, never=tried), "", rollout.rollout)
+        if use == have.use:
+            return Told(use, "", rollout.rollout)
+    return Told(_runnable(rollout.otherwise, fitting, never=_tried(rollout)), "", rollout.rollout)
 
 
 def arm_for(rollout: Rollout, envelope: Envelope) -> Arm | None:
     """Return the arm of a device that the rollout has reached; None for all others, who get `otherwise`."""
-    if rollout.state == "rolled_back" or not targets(rollout.target, envelope):
+    if not targets(rollout.target, envelope):
         return None
     device, held, arms = envelope.device, rollout.held, rollout.arms
     if held is not None:
@@ -106,6 +111,11 @@ def arm_for(rollout: Rollout, envelope: Envelope) -> Arm | None:
     if rollout.state not in UNDER_WAY or bucket(rollout.salt, device) >= rollout.exposure:
         return None
     return arm_of(rollout.salt, device, arms)
+
+
+def is_held_out(rollout: Rollout, arm: Arm) -> bool:
+    """Say whether the arm is the held-out baseline's, which is the model's and outlasts the rollout."""
+    return rollout.held is not None and arm.name == rollout.held.arm
 
 
 def bucket(salt: str, device: str) -> float:
@@ -171,6 +181,17 @@ def _runnable(use: Use, fitting: Sequence[int], never: Collection[Use] = ()) -> 
     if isinstance(use, str) or use in fitting:
         return use
     return next((release for release in fitting if release < use and release not in never), "bundled")
+
+
+def _tried(rollout: Rollout) -> set[Use]:
+    """Return what only an arm names."""
+    return {arm.use for arm in rollout.arms} - {rollout.otherwise}
+
+
+def _is_on_trial(rollout: Rollout | None, told: Told) -> bool:
+    if rollout is None or rollout.state not in UNDER_WAY:
+        return False
+    return told.arm != "" or told.use in _tried(rollout)
 
 
 def _riding(rules: ModelRules, use: Use, room_bytes: int) -> dict[str, bytes]:

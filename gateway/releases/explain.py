@@ -40,7 +40,7 @@ def explain(rules: ModelRules, model: str, have: Have, envelope: Envelope) -> Ex
         reasons.append(Reason("rollout", "there is none: the newest release that fits"))
     else:
         reasons += _rollout(rollout, have, envelope, told)
-    reasons.append(Reason("told", _told(rollout, told, have)))
+    reasons.append(Reason("told", _told(rollout, told, have, envelope)))
     return Explanation(reasons, told)
 
 
@@ -65,7 +65,10 @@ def _rollout(rollout: Rollout, have: Have, envelope: Envelope, told: Told) -> li
     name = f"rollout {rollout.rollout}, revision {rollout.revision}"
     reasons = [Reason("rollout", f"{name}, is {rollout.state.replace('_', ' ')}: {rollout.reason} ({rollout.author})")]
     if rollout.state == "rolled_back":
-        return [*reasons, Reason("state", "rolled back: everyone gets otherwise")]
+        but = " but the held-out baseline" if rollout.held is not None else ""
+        reasons.append(Reason("state", f"rolled back: everyone{but} gets otherwise"))
+        if rollout.held is None:
+            return reasons
     hit = targets(rollout.target, envelope)
     reasons.append(Reason("target", "the device is meant" if hit else "the device is not meant: it gets otherwise"))
     if not hit:
@@ -80,7 +83,12 @@ def _rollout(rollout: Rollout, have: Have, envelope: Envelope, told: Told) -> li
         place = place_of(rollout.salt, envelope.device)
         reasons.append(Reason("arm", f"{arm.name}, which uses {arm.use} (place {place:.6f} among the arms)"))
         if told.arm == "" and rollout.state == "paused":
-            reasons.append(Reason("pause", f"paused, and the device runs {have.use}: it does not enter"))
+            stays = (
+                "it stays on it, in no arm until the end of the pause"
+                if _keeps(rollout, told, have)
+                else "it does not enter"
+            )
+            reasons.append(Reason("pause", f"paused, and the device runs {have.use}: {stays}"))
     return reasons
 
 
@@ -97,11 +105,19 @@ def _held(rollout: Rollout, envelope: Envelope) -> list[Reason]:
     return [Reason("held out", f"later: bucket {reached:.6f} is not below {held.exposure:g} yet; in no arm until then")]
 
 
-def _told(rollout: Rollout | None, told: Told, have: Have) -> str:
-    where = f", in arm {told.arm}" if told.arm else (", otherwise" if rollout is not None else "")
-    named = None if rollout is None else rollout.otherwise
-    arms = {} if rollout is None else {arm.name: arm.use for arm in rollout.arms}
-    meant = arms.get(told.arm, named)
-    instead = f", in place of {meant}, which does not fit" if meant is not None and meant != told.use else ""
+def _keeps(rollout: Rollout, told: Told, have: Have) -> bool:
+    """Say whether the device keeps through a pause what only an arm would give it."""
+    return rollout.state == "paused" and told.use == have.use != rollout.otherwise
+
+
+def _told(rollout: Rollout | None, told: Told, have: Have, envelope: Envelope) -> str:
+    if rollout is None:
+        where, meant = "", told.use
+    elif told.arm:
+        where, meant = f", in arm {told.arm}", next(arm.use for arm in rollout.arms if arm.name == told.arm)
+    else:
+        stays = arm_for(rollout, envelope) if _keeps(rollout, told, have) else None
+        where, meant = (", as before the pause", stays.use) if stays is not None else (", otherwise", rollout.otherwise)
+    instead = f", in place of {meant}, which does not fit" if meant != told.use else ""
     news = "which it runs already" if told.use == have.use else f"instead of {have.use}"
     return f"use {told.use}{where}{instead}: {news}"

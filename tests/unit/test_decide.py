@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.releases.decide import arm_for, arm_of, bucket, decide, offer_for, targets
+from gateway.releases.decide import arm_for, arm_of, bucket, decide, offer_for, place_of, targets
 from gateway.releases.errors import BadDocument
 from gateway.releases.rules import (
     LARGEST_DOCUMENT_BYTES,
@@ -153,7 +153,31 @@ def test_a_reply_says_only_what_is_news(listed: list[Release], running: Rollout 
 def test_a_paused_rollout_lets_nobody_in(running: Rollout, said: Envelope) -> None:
     paused = msgspec.structs.replace(running, state="paused")
     told = decide({"upsell": rules([release(n) for n in range(1, 8)], paused)}, said).told["upsell"]
-    assert told.arm == "" or told.use == said.have["upsell"].use
+    tried = {arm.use for arm in running.arms if isinstance(arm.use, int)} - {running.otherwise}
+    assert told.use == said.have["upsell"].use or told.use not in tried
+
+
+def test_in_a_pause_no_arm_gains_or_loses_devices_against_another() -> None:
+    known = rules([release(1), release(2)], rollout(state="paused"))
+    told = [
+        decide({"upsell": known}, envelope(device(number), use=use)).told["upsell"]
+        for number in range(300)
+        for use in ("bundled", "none", 1, 2)
+    ]
+    assert {each.arm for each in told} == {""}, "champions that came in the pause look like those of before"
+    assert {each.use for each in told} == {1, 2, "none"}, "those that were in keep what they run"
+
+
+@pytest.mark.parametrize("state", ["running", "paused", "rolled_back", "complete"])
+def test_the_baseline_that_is_held_out_is_the_same_devices_in_every_state(state: str) -> None:
+    steered = rollout(state=state, held=Held("baseline", "model", 0.5), exposure=0.01)
+    for number in range(500):
+        for use in ("bundled", "none", 2):
+            told = decide({"upsell": rules([release(1), release(2)], steered)}, envelope(device(number), use=use))
+            found = told.told["upsell"]
+            out = place_of("model", device(number)) < 0.1 and bucket("model", device(number)) < 0.5
+            assert (found.arm == "baseline") is out
+            assert (found.use == "none") is out
 
 
 @given(st.text(max_size=8), st.text(max_size=8), DEVICES, EXPOSURES, EXPOSURES, st.floats(0.0, 0.99))
@@ -169,7 +193,7 @@ def test_a_held_out_baseline_lasts_across_rollouts_and_keeps_to_itself(
     if before is not None and before.name == "baseline":
         assert after == before
         assert arm_for(msgspec.structs.replace(second, state="complete"), envelope(device)) == before
-        assert arm_for(msgspec.structs.replace(second, state="rolled_back"), envelope(device)) is None
+        assert arm_for(msgspec.structs.replace(second, state="rolled_back"), envelope(device)) == before
     if after is not None and after.name == "baseline":
         assert before is None or before.name == "baseline"
 

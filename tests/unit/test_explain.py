@@ -75,3 +75,18 @@ def test_the_explanation_ends_in_the_decision(
     assert found.told == decide({"upsell": rules}, said).told["upsell"]
     assert found.reasons[0].rule == "catalogue"
     assert all(reason.text for reason in found.reasons)
+
+
+def test_who_keeps_a_release_through_a_pause_is_told_so() -> None:
+    paused = Rollout(
+        rollout=1, revision=2, app="shop", model="upsell", state="paused", salt="s", arms=[Arm("two", 2, 1.0)],
+        exposure=1.0, otherwise=1,
+    )  # fmt: skip
+    device = "6f1c2f60-3f6e-4b6e-9d0e-0a6a3f6c1d11"
+    said = Envelope(device=device, batch=device, seq=1, sent_at=0, sdk="3")
+    known = msgspec.structs.replace(RULES, rollout=paused)
+    stays, waits = (explain(known, "upsell", Have(5, use), said).reasons for use in (2, 1))
+    assert stays[-2].text.endswith("it stays on it, in no arm until the end of the pause")
+    assert stays[-1].text == "use 2, as before the pause: which it runs already"
+    assert waits[-2].text.endswith("it does not enter")
+    assert waits[-1].text == "use 1, otherwise: which it runs already"

@@ -234,13 +234,22 @@ def rollout_offers() -> Iterator[Json]:
     yield offer("a newer release than the rollout's is nobody's", otherwise, rollout=rollout(), sdk="3.0", signals=None)
     paused, back = rollout(state="paused"), rollout(state="rolled_back")
     yield offer(
-        "paused: who runs the arm's release stays",
-        told(42, "challenger", 9, said=False),
+        "paused: who runs the arm's release stays, in no arm",
+        told(42, "", 9, said=False),
         rollout=paused,
         device=CHALLENGER,
         use=42,
     )
     yield offer("paused: who does not yet, does not enter", otherwise, rollout=paused, device=CHALLENGER)
+    yield offer(
+        "paused: who runs what the champion and otherwise run may be new, and is in no arm",
+        otherwise,
+        rollout=paused,
+        device=CHAMPION,
+    )
+    yield offer(
+        "paused: a baseline that is not held out is an arm like any other", otherwise, rollout=paused, device=BASELINE
+    )
     yield offer(
         "rolled back: everyone on otherwise", told(41, "", 9, inline=41), rollout=back, device=CHALLENGER, use=42
     )
@@ -282,13 +291,30 @@ def held_offers() -> Iterator[Json]:
         "held out after completion", none, rollout={**running, "state": "complete", "otherwise": 42}, device=HELD
     )
     yield offer(
-        "held out in a pause when it was before",
+        "held out in a pause, as before",
         told("none", "baseline", 9, said=False),
         rollout={**running, "state": "paused"},
         device=HELD,
         use="none",
     )
-    yield offer("rolled back: no baseline either", otherwise, rollout={**running, "state": "rolled_back"}, device=HELD)
+    yield offer("held out in a pause though it is new", none, rollout={**running, "state": "paused"}, device=HELD)
+    back = {**running, "state": "rolled_back"}
+    yield offer("held out after a rollback", none, rollout=back, device=HELD, use=42)
+    yield offer(
+        "held out after a rollback, as before", told("none", "baseline", 9, said=False), rollout=back, device=HELD,
+        use="none",
+    )  # fmt: skip
+    yield offer(
+        "after a rollback, everyone else on otherwise", told(41, "", 9, inline=41), rollout=back, device=BESIDE_HELD,
+        use=42,
+    )  # fmt: skip
+    yield offer("after a rollback, not held out that was not before", otherwise, rollout=back, device=HELD_LATER)
+    yield offer(
+        "a device that the target leaves out is not held out after a rollback",
+        otherwise,
+        rollout={**back, "target": {"os": "Android"}},
+        device=HELD,
+    )
     yield offer(
         "a device that the target leaves out is not held out",
         otherwise,
@@ -381,12 +407,12 @@ def offers() -> Json:
         "xz download rides inline. A device says what stands in `device`. `expect`: `told` goes on the log (null: the "
         "model is not spoken of); `use` is in the reply only where it stands here; `catalogue` says whether it is "
         "sent; a release's `os` asks something only of devices of that name (iPadOS counts as iOS): the version must "
-        "meet it, and one that is not said does not. `inline` are the SHA-256 of the bytes that ride along. paused "
-        "keeps no list of who is in: a device that runs what its arm would run is in. complete and rolled_back put "
-        "everyone on otherwise, but that complete leaves a baseline held out: a device whose place (the arm's hash) "
-        "by `held.salt` is below that arm's weight is in no other arm; it is held out while its bucket by `held.salt` "
-        "is below `held.exposure`, and gets otherwise until then. For all others the arms are the rest, their place "
-        "scaled to the sum of their weights."
+        "meet it, and one that is not said does not. `inline` are the SHA-256 of the bytes that ride along. A baseline "
+        "in `held` lasts in every state: a device whose place (the arm's hash) by `held.salt` is below that arm's "
+        "weight is in no other arm; it is held out while its bucket by `held.salt` is below `held.exposure`, and gets "
+        "otherwise until then. For all others the arms are the rest, their place scaled to the sum of their weights; "
+        "complete and rolled_back put them on otherwise. paused keeps no list of who is in: a device that runs what "
+        "its arm would run keeps it, all others get otherwise, and none is said to be in an arm but the held-out."
     )
     return {"about": about, "catalogue": CATALOGUE, "cases": [*plain_offers(), *rollout_offers()]}
 
