@@ -116,12 +116,12 @@ class Gate:
         self._in_flight.check(announced_bytes)
         return Admitted(app, encoding)
 
-    async def admit_after_all(self, request: web.Request, unknown: UnknownKey) -> Admitted:
+    async def admit_after_all(self, request: web.Request) -> Admitted:
         """Judge again with what the store says now, since a key may be new. Raises as `admit`, or `ServiceUnavailable`
         where the store does not say."""
         match = _KEY.fullmatch(_key_of(request.headers.get(hdrs.AUTHORIZATION, "")))
         if match is None:
-            raise unknown
+            return self.admit(request)
         try:
             async with asyncio.timeout(_ASK_SECONDS):
                 await self._snapshots.refreshed()

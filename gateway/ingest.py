@@ -74,8 +74,8 @@ class Ingest:
         """Answer one batch. Raises `RequestFailed`."""
         try:
             admitted = self._gate.admit(request)
-        except UnknownKey as unknown:
-            admitted = await self._gate.admit_after_all(request, unknown)
+        except UnknownKey:
+            admitted = await self._gate.admit_after_all(request)
         self._keep_to_budget()
         with self._in_flight.hold() as hold:
             body = await self._gate.read(request, hold)

@@ -213,12 +213,15 @@ async def test_a_failed_request_leaves_nothing_for_the_garbage_collector(start: 
     sink.go.set()
     gateway = await start(sink)
     bodies = [b"{", body_of(x=[0] * 400_000), b" " * (2**23 + 1)]
+    strangers = [gateway._replace(key=key) for key in ("shop.short", "shop." + "x" * 43)]
     gc.collect()
+    before = {id(each) for each in gc.get_objects() if isinstance(each, RequestFailed)}
     gc.disable()
     try:
         statuses = [(await gateway.post(body, encoding="gzip")).status for body in bodies]
-        assert statuses == [400, 413, 413]
-        assert [left for left in gc.get_objects() if isinstance(left, RequestFailed)] == []
+        statuses += [(await stranger.post(b"{}")).status for stranger in strangers]
+        assert statuses == [400, 413, 413, 401, 401]
+        assert [left for left in gc.get_objects() if isinstance(left, RequestFailed) and id(left) not in before] == []
     finally:
         gc.enable()
 
