@@ -160,6 +160,14 @@ class Config(KafkaKeys, frozen=True, kw_only=True):
     clickhouse_database: Annotated[
         str, _text("the database of the warehouse", "letters, digits and _", r"[A-Za-z_][A-Za-z0-9_]{0,63}")
     ] = "backhaul"
+    clickhouse_cluster: Annotated[
+        str,
+        _text(
+            "the cluster, by its name in the server's remote_servers, over which rows are spread; empty: one server",
+            "a name",
+            r"|[A-Za-z_][A-Za-z0-9_.-]{0,63}",
+        ),
+    ] = ""
     clickhouse_port: Annotated[
         int, Meta(ge=0, le=65_535, description="the embedded server's port on 127.0.0.1; 0: any free one")
     ] = 0
@@ -320,6 +328,8 @@ def _checked(key: str, value: object, origin: str) -> object:
 
 def _check_together(config: Config) -> None:
     """Refuse values that only contradict each other. Raises `ConfigError`."""
+    if config.clickhouse_cluster and not config.clickhouse_url:
+        raise ConfigError("clickhouse_cluster needs clickhouse_url: the embedded server stands alone")
     for smaller, larger in (
         ("flush_events", "batch_max_events"),
         ("body_max_bytes", "inflated_max_bytes"),

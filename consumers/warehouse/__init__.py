@@ -41,9 +41,13 @@ sees another batch or device, another number of events or a value outside the wi
 anything is written, and the range is rendered anew. What is *not* noticed is a key that a document says twice with two
 values that are both in bounds: the gateway checked the last, the server stores the first. To look for it costs 2 us of
 CPU an event, a third of everything else, and would protect nobody but the sender of such a document from itself.
+
+On a cluster all this holds shard by shard: `shards.py` says what makes a shard answer like one server.
 """
 
 from consumers.warehouse.consumer import run
 from consumers.warehouse.settings import Progress, WarehouseSettings
+from consumers.warehouse.shards import Connect
+from consumers.warehouse.tables import Away
 
-__all__ = ["Progress", "WarehouseSettings", "run"]
+__all__ = ["Away", "Connect", "Progress", "WarehouseSettings", "run"]

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import Final
 
 from clickhouse_connect.driver.asyncclient import AsyncClient
@@ -15,6 +16,7 @@ from consumers.warehouse.lane import Cargo, LaneConsumer, Observer, until
 from consumers.warehouse.letters import Letters
 from consumers.warehouse.plans import Lane
 from consumers.warehouse.settings import Progress, WarehouseSettings
+from consumers.warehouse.shards import Connect, Shards, find
 from consumers.warehouse.tables import Away, Rejected, Tables, answered
 from schemas.topics import BATCHES, DEAD_LETTERS, TOPICS
 
@@ -32,20 +34,60 @@ async def run(
     settings: WarehouseSettings,
     stop: asyncio.Event,
     observe: Observer | None = None,
+    connect: Connect | None = None,
 ) -> None:
     """Store the log's records until `stop` is set, then finish the ranges under way, within `stop_seconds`.
 
-    `observe` is called with a lane's progress whenever it changes.
+    `observe` is called with a lane's progress whenever it changes; `connect` reaches the other servers of a cluster.
     """
-    migrating = asyncio.create_task(_migrate(client, settings, stop))
+    async with AsyncExitStack() as stack:
+        if settings.cluster and connect is None:
+            raise ValueError(f"a way to connect to the servers of the cluster {settings.cluster!r} is needed")
+        tables = await _opened(stack, client, settings, stop, connect)
+        if not stop.is_set():
+            await _consume(_Lanes(source, tables, settings, observe or (lambda _: None)), source, stop)
+
+
+async def _opened(
+    stack: AsyncExitStack,
+    client: AsyncClient,
+    settings: WarehouseSettings,
+    stop: asyncio.Event,
+    connect: Connect | None,
+) -> Callable[[Lane], Tables]:
+    """Bring the server or the cluster to this version; return where a lane's tables are."""
+    if connect is None or not settings.cluster:
+        await _until_done(lambda: migrations.apply(client, settings.retention_days), settings, stop)
+        alone = Tables(client, settings.timeout_seconds)
+        return lambda _: alone
+    found: list[Shards] = []
+
+    async def reach_shards() -> None:
+        if not found:
+            cluster = await find(client, settings.cluster)
+            found.append(Shards(cluster, str(client.database), connect, settings))
+            stack.push_async_callback(found[0].close)
+        await found[0].open()
+
+    await _until_done(reach_shards, settings, stop)
+    if found:
+        reaching = asyncio.create_task(found[0].keep_reaching(stop))
+        stack.callback(reaching.cancel)
+        return found[0].tables
+    return lambda _: Tables(client, settings.timeout_seconds)  # stopped: nobody asks
+
+
+async def _until_done(bring: Callable[[], Awaitable[None]], settings: WarehouseSettings, stop: asyncio.Event) -> None:
+    """Try until it works or until the stop."""
+    bringing = asyncio.create_task(_try_again(bring, settings, stop))
     try:
-        await _stopped_or(migrating, stop)
-        await _wind_up([migrating], settings.stop_seconds)
+        await _stopped_or(bringing, stop)
+        await _wind_up([bringing], settings.stop_seconds)
     finally:
-        migrating.cancel()
-    if stop.is_set():
-        return
-    lanes = _Lanes(source, Tables(client, settings.timeout_seconds), settings, observe or (lambda _: None))
+        bringing.cancel()
+
+
+async def _consume(lanes: "_Lanes", source: Source, stop: asyncio.Event) -> None:
     try:
         while not stop.is_set():
             lanes.follow([(topic, partition) for topic in TOPICS for partition in source.partitions(topic)])
@@ -54,12 +96,12 @@ async def run(
         await lanes.stop()
 
 
-async def _migrate(client: AsyncClient, settings: WarehouseSettings, stop: asyncio.Event) -> None:
+async def _try_again(bring: Callable[[], Awaitable[None]], settings: WarehouseSettings, stop: asyncio.Event) -> None:
     seconds = settings.backoff_seconds
     while not stop.is_set():
         try:
             async with answered(settings.timeout_seconds):
-                await migrations.apply(client, settings.retention_days)
+                await bring()
             return
         except (Away, Rejected) as reason:
             _log.warning("the warehouse's tables cannot be made, trying again in %.1f s: %s", seconds, reason)
@@ -70,7 +112,9 @@ async def _migrate(client: AsyncClient, settings: WarehouseSettings, stop: async
 class _Lanes:
     """The tasks of all lanes, started and stopped as the log hands partitions out."""
 
-    def __init__(self, source: Source, tables: Tables, settings: WarehouseSettings, observe: Observer) -> None:
+    def __init__(
+        self, source: Source, tables: Callable[[Lane], Tables], settings: WarehouseSettings, observe: Observer
+    ) -> None:
         self._source, self._tables, self._settings, self._observe = source, tables, settings, observe
         self._running: dict[tuple[str, int], tuple[asyncio.Event, asyncio.Task[None]]] = {}
         self._said_at = time.monotonic()
@@ -86,10 +130,11 @@ class _Lanes:
         for topic, partition in wanted:
             if (topic, partition) not in self._running:
                 stop = asyncio.Event()
+                lane = Lane(self._source.identity_of(topic), topic, partition)
                 consumer = LaneConsumer(
-                    Lane(self._source.identity_of(topic), topic, partition),
+                    lane,
                     self._source,
-                    self._tables,
+                    self._tables(lane),
                     _CARGO[topic],
                     self._settings,
                     self._heard,

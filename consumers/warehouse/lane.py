@@ -80,6 +80,7 @@ class LaneConsumer:
         failures = 0
         while not stop.is_set():
             try:
+                await self._tables.begin()
                 next_offset = await self.resume()
                 await self._prune()
                 while not stop.is_set():
@@ -98,6 +99,7 @@ class LaneConsumer:
             except (Away, Rejected, SourceError, LogBehind) as reason:
                 # Whatever a server rejects, rows rendered anew are the ones most likely to please it.
                 self._safe = self._safe or isinstance(reason, Rejected)
+                self._tables.suspect()
                 failures += 1
                 await self._wait(failures, reason, stop)
 

@@ -20,6 +20,8 @@ class WarehouseSettings(Struct, frozen=True, kw_only=True):
     # Planning an insert costs the server about as much as 10,000 events, so small ranges wait for company: 20 batches
     # of 10 events a second take 7 % of a core with 2 s, 11 % with 1 s.
     linger_seconds: Annotated[float, Meta(ge=0)] = 2.0
+    # The name of a cluster that the server knows; empty: it stands alone.
+    cluster: str = ""
     retention_days: Annotated[int, Meta(ge=1)] = 90
     timeout_seconds: Annotated[float, Meta(gt=0)] = 60.0
     backoff_seconds: Annotated[float, Meta(gt=0)] = 0.2

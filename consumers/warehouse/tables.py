@@ -2,14 +2,15 @@
 
 * An insert is one block, read, parsed and written by one thread, so that its parts are the same at every replay.
 * An insert is fenced: the server refuses it once a later range of its lane is planned (see the package's argument).
+* On a cluster the same questions go to a replica of one shard: `shards.py` says what differs.
 * Errors are four: nobody answered (`Away`), the server said no (`Rejected`), a document is not what it seems
   (`Unreadable`), another consumer is further (`Superseded`).
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import aiohttp
 from clickhouse_connect.driver.asyncclient import AsyncClient
@@ -37,6 +38,8 @@ _INSERT_SETTINGS: Final[dict[str, Any]] = {
     "parallel_view_processing": 0,
     "short_circuit_function_evaluation": "enable",
 }
+# What a replica answers that cannot reach the others or its Keeper now: read-only, no quorum, a session that ended.
+_REPLICAS_AWAY: Final = (242, 285, 286, 289, 319, 999)
 _LANE: Final = "log = {log:String} AND topic = {topic:String} AND partition = {partition:UInt32}"
 _NEWEST: Final = f"(SELECT first FROM plans WHERE {_LANE} ORDER BY first DESC LIMIT 1)"  # noqa: S608 - constants
 # No plan at all is no leave to write either.
@@ -62,9 +65,23 @@ class Superseded(Exception):
 class Tables:
     """The warehouse as its consumer sees it."""
 
+    # What a server with replicas is told besides.
+    claiming: ClassVar[Mapping[str, Any]] = {}
+    asking: ClassVar[Mapping[str, Any]] = {}
+    inserting: ClassVar[Mapping[str, Any]] = {}
+
     def __init__(self, client: AsyncClient, timeout_seconds: float) -> None:
         self._client = client
         self._timeout_seconds = timeout_seconds
+
+    async def begin(self) -> None:
+        """Choose the server to talk to, before the first question and after every failure."""
+
+    def suspect(self) -> None:
+        """Take another server from the next beginning on, where there is one."""
+
+    async def _catch_up(self, table: str) -> None:
+        """Wait until the server has every row of the table that any server was given."""
 
     async def newest_plan(self, lane: Lane) -> Plan | None:
         """Return the last plan of the lane's chain."""
@@ -80,7 +97,7 @@ class Tables:
                 "INSERT INTO plans (log, topic, partition, first, last) "
                 "SELECT {log:String}, {topic:String}, {partition:UInt32}, {first:UInt64}, {last:UInt64}",
                 parameters={**_parameters(plan.lane), "first": plan.first, "last": plan.last},
-                settings={"insert_deduplication_token": plan.key, "async_insert": 0},
+                settings={"insert_deduplication_token": plan.key, "async_insert": 0, **self.claiming},
             )
         winner = await self._newest(plan.lane, plan.first)
         if winner is None:
@@ -95,6 +112,7 @@ class Tables:
                 f"SELECT first, last FROM plans WHERE {_LANE} AND first >= {{first:UInt64}} "  # noqa: S608 - constants
                 "ORDER BY first DESC, _block_number LIMIT 1",
                 parameters={**_parameters(lane), "first": first},
+                settings=dict(self.asking),
             )
         return Plan(lane, *found.result_rows[0]) if found.result_rows else None
 
@@ -119,6 +137,7 @@ class Tables:
         question = (
             "SELECT app, device, batch, log, topic, partition, offset FROM batches WHERE (app, device, batch) IN wanted"
         )
+        await self._catch_up("batches")
         for app, device, batch, *origin in await self._ask(question, _batch_keys(keys)):
             found.setdefault((app, str(device), str(batch)), set()).add(Origin(*origin))
         return found
@@ -131,6 +150,7 @@ class Tables:
             "WHERE (app, device, batch) IN wanted "
             f"AND received_at BETWEEN {lowest} AND {highest}"
         )
+        await self._catch_up("events")
         return {(app, str(device), str(batch)) for app, device, batch in await self._ask(question, _batch_keys(keys))}
 
     async def letter_origins(self, digests: Collection[bytes]) -> dict[bytes, set[Origin]]:
@@ -142,6 +162,7 @@ class Tables:
             file_name="wanted", data=b"".join(digests), fmt="RowBinary", structure="digest FixedString(16)"
         )
         question = "SELECT hex(digest), log, topic, partition, offset FROM dead_letters WHERE digest IN wanted"
+        await self._catch_up("dead_letters")
         for digest, *origin in await self._ask(question, wanted):
             found.setdefault(bytes.fromhex(digest), set()).add(Origin(*origin))
         return found
@@ -160,6 +181,7 @@ class Tables:
                 data=rows,
                 settings={
                     **_INSERT_SETTINGS,
+                    **self.inserting,
                     "insert_deduplication_token": token,
                     # A write that outlives its consumer must end soon, or the fence would say nothing about it.
                     "max_execution_time": self._timeout_seconds,
@@ -195,6 +217,8 @@ def _batch_keys(keys: Collection[BatchKey]) -> ExternalData:
 
 def _named(error: DatabaseError) -> Exception:
     text = str(error)
+    if any(f"Code: {code}." in text for code in _REPLICAS_AWAY):
+        return Away(_first_line(error))
     if isinstance(error, OperationalError) and "DB::Exception" not in text:  # the client's word for a broken connection
         return Away(_first_line(error))
     if "DB::Exception: superseded" in text:

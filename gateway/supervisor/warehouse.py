@@ -6,6 +6,7 @@
 
 import asyncio
 import logging
+import urllib.parse
 import uuid
 from contextlib import AsyncExitStack
 from typing import Final
@@ -14,7 +15,7 @@ from clickhouse_connect.driver.asyncclient import AsyncClient
 
 from consumers.kafka import KafkaSource
 from consumers.source import EmbeddedSource, Source, SourceError
-from consumers.warehouse import WarehouseSettings, run
+from consumers.warehouse import Away, Connect, WarehouseSettings, run
 from gateway.clickhouse_server import ADMIN, ServerError, connect, password_of, url_of
 from gateway.config import Config
 from gateway.supervisor.children import CannotGoOn, Told
@@ -60,7 +61,7 @@ async def _from_file(config: Config, told: Told, *, catch_up: bool) -> None:
         stop = asyncio.Event()
         stopping = asyncio.create_task(_tell(stop, told, source, catch_up=catch_up))
         stack.callback(stopping.cancel)
-        await run(source, client, _settings(config), stop)
+        await run(source, client, _settings(config), stop, connect=_beside(config))
 
 
 async def _from_kafka(config: Config, kafka: KafkaSettings, told: Told) -> None:
@@ -71,7 +72,7 @@ async def _from_kafka(config: Config, kafka: KafkaSettings, told: Told) -> None:
         return
 
     async def fill(source: KafkaSource, stop: asyncio.Event) -> None:
-        await run(source, client, _settings(config), stop)
+        await run(source, client, _settings(config), stop, connect=_beside(config))
 
     try:
         await work_as_member(config, kafka, group_of(config), reads=TOPICS, leave=told.leave, work=fill)
@@ -100,9 +101,26 @@ def _settings(config: Config) -> WarehouseSettings:
         range_events=config.warehouse_range_events,
         range_bytes=config.warehouse_range_bytes,
         poll_seconds=config.warehouse_poll_seconds,
+        cluster=config.clickhouse_cluster,
         retention_days=config.retention_days,
         stop_seconds=_STOP_SHARE * config.grace_seconds,
     )
+
+
+def _beside(config: Config) -> Connect:
+    """Return the way to the other servers of a cluster: all listen where the configured one does, on their hosts."""
+    parts = urllib.parse.urlsplit(config.clickhouse_url)
+    port = f":{parts.port}" if parts.port else ""
+
+    async def to(host: str, database: str) -> AsyncClient:
+        url = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}"
+        about = (config.clickhouse_user, config.clickhouse_password, database)
+        try:
+            return await connect(url, *about, ca_file=config.clickhouse_ca_file)
+        except ServerError as error:
+            raise Away(str(error)) from error
+
+    return to
 
 
 async def _connected(config: Config) -> AsyncClient:

@@ -202,7 +202,7 @@ async def test_ranges_are_bounded_by_records_events_and_bytes_inflated(
     source: Any,
     warehouse_client: Any,
     make_batch: Any,
-    bounds: dict[str, int],
+    bounds: dict[str, Any],
     ranges: list[int],
     drain: Any,
     ask: Any,

@@ -218,3 +218,9 @@ def test_a_tls_file_that_is_not_there_is_named() -> None:
     kafka = load(KAFKA | {"kafka_security": "tls", "kafka_ca_file": "/nowhere/ca.pem"}).kafka
     assert kafka is not None
     assert unusable(kafka) == "Kafka's TLS files cannot be used (/nowhere/ca.pem): No such file or directory"
+
+
+def test_a_cluster_needs_a_server_that_knows_it() -> None:
+    with pytest.raises(ConfigError, match="clickhouse_cluster needs clickhouse_url"):
+        load(environ={"BACKHAUL_CLICKHOUSE_CLUSTER": "main"})
+    load(environ={"BACKHAUL_CLICKHOUSE_CLUSTER": "main", "BACKHAUL_CLICKHOUSE_URL": "http://ch:8123"})
