@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Final
 
+import msgspec
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from msgspec import Meta, Struct
@@ -130,6 +131,8 @@ class Unpacker:
     async def _unpack(self, producer: AIOKafkaProducer, stop: asyncio.Event) -> None:
         next_offset = await self._source.position(BATCHES, self._partition)
         await self._look_back(next_offset)
+        self.progress = msgspec.structs.replace(self.progress, next_offset=next_offset)
+        self._observe(self.progress)  # a partition that is at its end already says so, too
         while not stop.is_set():
             records = await self._read(next_offset)
             if not records:

@@ -81,19 +81,21 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
         "BACKHAUL_ROLLOUT_LEASE_SECONDS": "3600",
     }
     lifeline, end = os.pipe()
+    beats, pulse = os.pipe()  # nobody listens to it here, so a full one must not stop a gateway
+    os.set_blocking(pulse, False)
     running = []
     for _ in range(2):
         with socket.create_server(("127.0.0.1", 0), backlog=512) as listening:
-            fds = (lifeline, listening.fileno())
-            words = ["child", "gateway", "--lifeline", str(fds[0]), "--socket", str(fds[1])]
+            fds = (lifeline, pulse, listening.fileno())
+            words = ["child", "gateway", "--lifeline", str(fds[0]), "--pulse", str(fds[1]), "--socket", str(fds[2])]
             running.append(subprocess.Popen([*BACKHAUL, *words], env=environ, pass_fds=fds))
             shop.urls.append(f"http://127.0.0.1:{listening.getsockname()[1]}")
     yield shop._replace(app_key=key)
     for process in running:
         process.terminate()
     codes = [process.wait(20) for process in running]
-    os.close(lifeline)
-    os.close(end)
+    for fd in (lifeline, end, beats, pulse):
+        os.close(fd)
     assert codes == [0, 0]
 
 
