@@ -78,6 +78,7 @@ class Shards:
         self._cluster, self._database, self._connect, self._settings = cluster, database, connect, settings
         self._rows = f"{database}_rows"
         self._clients: dict[str, AsyncClient] = {}
+        self._why: dict[str, str] = {}
         self._connecting: dict[str, asyncio.Lock] = {}
 
     async def open(self) -> None:
@@ -85,7 +86,8 @@ class Shards:
         await self.reach()
         for number, hosts in enumerate(self._cluster.shards, 1):
             if not any(host in self._clients for host in hosts):
-                raise Away(f"no replica of shard {number} answers: {', '.join(hosts)}")
+                reasons = "; ".join(f"{host}: {self._why.get(host)}" for host in hosts)
+                raise Away(f"no replica of shard {number} is ready: {reasons}")
 
     async def reach(self) -> None:
         """Connect to the servers that did not answer so far."""
@@ -108,8 +110,11 @@ class Shards:
                 try:
                     self._clients[host] = await self._brought(host)
                 except (Away, Rejected) as reason:
-                    _log.warning("%s is not ready: %s", host, reason)
+                    if str(reason) != self._why.get(host):
+                        self._why[host] = str(reason)
+                        _log.warning("%s is not ready: %s", host, reason)
                     raise
+                self._why.pop(host, None)
         return self._clients[host]
 
     async def _brought(self, host: str) -> AsyncClient:

@@ -4,6 +4,7 @@ The embedded server has no listener through which replicas could fetch each othe
 """
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -25,12 +26,20 @@ from gateway.publish.embedded import EmbeddedLog
 from gateway.supervisor.ports import free_port
 from schemas.records import StoredRecord
 
+DEPLOY = Path(__file__).parents[2] / "deploy" / "clickhouse"
+PASSWORD = "one of the operator's"
 HOSTS = ("127.0.0.1", "127.0.0.2")
+USER = "backhaul"
 LANES = 4
 SETTINGS = WarehouseSettings(
     cluster="main", poll_seconds=0.01, linger_seconds=0, backoff_seconds=0.05, backoff_max_seconds=0.2
 )
 
+_ASK = "import chdb._chdb as e, sys; print(vars(e)['query'](sys.argv[1], 'TabSeparated', path='data'))"
+# What a server has before deploy/ adds its user.
+_USERS = """<clickhouse><profiles><default/></profiles><quotas><default/></quotas><users><default>
+    <password/><networks><ip>::/0</ip></networks><profile>default</profile><quota>default</quota>
+</default></users></clickhouse>"""
 _SERVE = """
 import chdb._chdb as engine, os, sys
 os.chdir(sys.argv[1])
@@ -53,15 +62,22 @@ class Node:
             f"<shard><replica><host>{each}</host><port>{port}</port></replica></shard>"
             for each, port in tcp_ports.items()
         )
-        directory.mkdir()
+        (directory / "users.d").mkdir(parents=True)
+        (directory / "users.d" / "backhaul.xml").write_text((DEPLOY / "users.xml").read_text())
+        (directory / "users.xml").write_text(_USERS)
         (directory / "config.xml").write_text(
             f"<clickhouse><listen_host>{host}</listen_host><http_port>{http_port}</http_port>"
-            f"<tcp_port>{tcp_ports[host]}</tcp_port><remote_servers><main>{shards}</main></remote_servers></clickhouse>"
+            f"<tcp_port>{tcp_ports[host]}</tcp_port><users_config>users.xml</users_config>"
+            f"<remote_servers><main><secret>{PASSWORD}</secret>{shards}</main></remote_servers></clickhouse>"
         )
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        self.process = subprocess.Popen([sys.executable, "-c", _SERVE, str(self.directory)], stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _SERVE, str(self.directory)],
+            env={**os.environ, "CLICKHOUSE_BACKHAUL_PASSWORD": PASSWORD},
+            stderr=subprocess.DEVNULL,
+        )
         wait_until_ready(self.url, 60)
 
     def kill(self) -> None:
@@ -133,7 +149,7 @@ async def spread(logs: list[EmbeddedLog], tmp_path: Path) -> AsyncIterator[Any]:
 
 async def reached(nodes: list[Node], host: str, database: str) -> AsyncClient:
     try:
-        return await connect(nodes[HOSTS.index(host)].url, "default", "", database)
+        return await connect(nodes[HOSTS.index(host)].url, USER, PASSWORD, database)
     except ServerError as error:
         raise Away(str(error)) from error
 
@@ -142,7 +158,7 @@ async def consume(spread: Any, nodes: list[Node], lanes: Sequence[int] = range(L
     """Run the consumer until it has stored what these lanes have on the log now."""
     stop = asyncio.Event()
     ends = {n: await spread.end("batches", n) for n in lanes}
-    client = await connect(nodes[0].url, "default", "", "shop")
+    client = await connect(nodes[0].url, USER, PASSWORD, "backhaul")
     seen: dict[int, int] = {}
 
     def observe(now: Progress) -> None:
@@ -167,12 +183,12 @@ async def test_each_lane_is_stored_on_its_shard_and_questions_see_all_of_them(
         await log.publish([records[1], make_batch(events=5)])  # sent again, to a consumer started anew
     await consume(spread, nodes)
     for host, partitions in zip(HOSTS, ([0, 2], [1, 3]), strict=True):
-        there = await reached(nodes, host, "shop_rows")
+        there = await reached(nodes, host, "backhaul_rows")
         found = await there.query("SELECT DISTINCT partition FROM batches ORDER BY partition")
         assert [partition for (partition,) in found.result_rows] == partitions
         assert (await reports.stored_counts(there)).batches == 14
         await there.close()
-        every = await reached(nodes, host, "shop")
+        every = await reached(nodes, host, "backhaul")
         counts = await reports.stored_counts(every)
         assert (counts.batches, counts.events, counts.doubled) == (28, 140, 0)
         assert (await reports.summary(every)).requests == 28
@@ -186,7 +202,7 @@ async def test_a_shard_that_is_down_holds_up_its_own_lanes_only(
         await log.publish([make_batch(events=5)])
     await consume(spread, nodes)
     stop = asyncio.Event()
-    client = await connect(nodes[0].url, "default", "", "shop")
+    client = await connect(nodes[0].url, USER, PASSWORD, "backhaul")
     seen: dict[int, Progress] = {}
     changed = asyncio.Event()
 
@@ -219,8 +235,33 @@ async def test_a_shard_that_is_down_holds_up_its_own_lanes_only(
     await client.close()
 
 
+async def test_the_servers_take_the_cluster_that_an_operator_gives_them(tmp_path: Path) -> None:
+    (tmp_path / "config.d").mkdir()
+    (tmp_path / "config.d" / "cluster.xml").write_text((DEPLOY / "cluster.xml").read_text())
+    (tmp_path / "config.xml").write_text("<clickhouse/>")
+    said = {}
+    questions = {
+        "hosts": "SELECT shard_num, replica_num, host_name, port FROM system.clusters WHERE cluster = 'main'",
+        "macros": "SELECT macro, substitution FROM system.macros",
+    }
+    for name, question in questions.items():
+        asked = subprocess.run(  # noqa: ASYNC221 - nothing else runs here
+            [sys.executable, "-c", _ASK, question],
+            cwd=tmp_path,
+            env={**os.environ, "SHARD": "2", "REPLICA": "clickhouse-2a", "CLUSTER_SECRET": "x"},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        said[name] = [tuple(line.split("\t")) for line in asked.stdout.split("\n") if line]
+    hosts = [("1", "1", "1a"), ("1", "2", "1b"), ("2", "1", "2a"), ("2", "2", "2b")]
+    assert said["hosts"] == [(shard, replica, f"clickhouse-{host}", "9000") for shard, replica, host in hosts]
+    assert sorted(said["macros"]) == [("replica", "clickhouse-2a"), ("shard", "2")]
+
+
 async def test_a_cluster_that_the_server_does_not_know_is_said(nodes: list[Node], spread: Any, caplog: Any) -> None:
-    client = await connect(nodes[0].url, "default", "", "shop")
+    client = await connect(nodes[0].url, USER, PASSWORD, "backhaul")
     stop = asyncio.Event()
     asyncio.get_running_loop().call_later(0.5, stop.set)
     settings = msgspec.structs.replace(SETTINGS, cluster="other")
@@ -238,7 +279,7 @@ async def test_a_lane_goes_from_a_replica_that_does_not_answer_to_the_next() -> 
 
     cluster = Cluster("main", (("a", "b"), ("c", "d")))
     shards = Shards(cluster, "shop", nobody, SETTINGS)
-    with pytest.raises(Away, match="no replica of shard 1 answers: a, b"):
+    with pytest.raises(Away, match="no replica of shard 1 is ready: a: a; b: b"):
         await shards.open()
     tried.clear()
     for partition in range(LANES):
