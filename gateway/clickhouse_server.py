@@ -117,14 +117,6 @@ class ServerError(Exception):
     """The server cannot be started or reached; the text says what to do."""
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def url_of(port: int) -> str:
     """Return where an embedded server with that port answers."""
     return f"http://{HOST}:{port}"
