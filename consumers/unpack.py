@@ -28,6 +28,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from msgspec import Meta, Struct
 
+from consumers.ending import until, wind_up
 from consumers.kafka import KafkaSource
 from consumers.plain_event import plain_events
 from consumers.source import SourceError
@@ -95,11 +96,11 @@ async def run(
                     leave = asyncio.Event()
                     unpacker = Unpacker(source, kafka, settings, partition, observe or (lambda _: None))
                     running[partition] = (leave, asyncio.create_task(unpacker.run(leave)))
-            await _until(stop, _PARTITIONS_SECONDS)
+            await until(stop, _PARTITIONS_SECONDS)
     finally:
         for leave, _ in running.values():
             leave.set()
-        await _wind_up([task for _, task in running.values()], settings.stop_seconds)
+        await wind_up([task for _, task in running.values()], settings.stop_seconds)
 
 
 class Unpacker:
@@ -123,7 +124,7 @@ class Unpacker:
                 await self._unpack(producer, stop)
             except (KafkaError, SourceError, OSError) as error:
                 _log.warning("batches/%d: unpacking starts again: %r", self._partition, error)
-                await _until(stop, _RETRY_SECONDS)
+                await until(stop, _RETRY_SECONDS)
             finally:
                 with suppress(KafkaError, OSError, TimeoutError):
                     await asyncio.wait_for(producer.stop(), _CLOSE_SECONDS)
@@ -136,7 +137,7 @@ class Unpacker:
         while not stop.is_set():
             records = await self._read(next_offset)
             if not records:
-                await _until(stop, self._settings.poll_seconds)
+                await until(stop, self._settings.poll_seconds)
                 continue
             events, progress = await asyncio.to_thread(self._events, records)
             next_offset = progress.next_offset
@@ -250,19 +251,3 @@ def _key(record: StoredRecord) -> BatchKey:
     """Return what the warehouse knows a batch by: its app, device and id. Raises `Malformed`."""
     about = batch_headers(record)
     return about.app, record.key, about.batch
-
-
-async def _until(stop: asyncio.Event, seconds: float) -> None:
-    with suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)
-
-
-async def _wind_up(tasks: Sequence[asyncio.Task[None]], seconds: float) -> None:
-    """Wait for the tasks, cancel the late ones. Raises what one died of."""
-    if tasks:
-        _, late = await asyncio.wait(tasks, timeout=seconds)
-        for task in late:
-            task.cancel()
-        for ended in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(ended, Exception):
-                raise ended

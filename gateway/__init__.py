@@ -2,18 +2,19 @@
 
     device                gateway                                              log            warehouse
     ──────                ───────                                              ───            ─────────
-    POST /v1/batches ──▶  admit ─▶ decode ─▶ decide ─▶ publish ─(fsync)─────▶  batches   ──▶  events, batches
+    POST /v1/batches ──▶  admit ─▶ decode ─▶ decide ─▶ publish ─(durable)───▶  batches   ──▶  events, batches
                                       │                   │                    dead_letters ─▶ dead_letters
                     ◀──  200 reply ◀──┴───────────────────┘
 
 1. **Admit** (`admission`). The app key names the app; media type, encoding and length are judged before the body is
-   read. *A stranger costs a hash look-up, never a parse.*
+   read. *A stranger costs a hash look-up, never a parse*; unknown keys share one look at the store a second.
 2. **Decode** (`decode`). The body is inflated under a cap and validated whole in one typed pass. Only when that fails
    is each event judged alone. *One bad event never sinks its batch; every event ends as accepted or refused.*
 3. **Decide** (`releases.decide`). From an immutable snapshot of signed catalogues and rollouts: what this device should
    run. Pure, microseconds, no I/O. *The gateway chooses among signed releases; it cannot make one.*
-4. **Publish** (`publish`). The body, untouched, and a dead letter for each refused event go to the log in one step.
-   *200 is sent only after that step is on disk; all of it or none.*
+4. **Publish** (`publish`). The body, untouched, and a dead letter for each refused event go to the log. *200 is sent
+   only after all of it is durable*: in one synced commit of the embedded log, or on every in-sync broker of Kafka,
+   letters first, so that a batch never stands there without them.
 5. **Reply** (`ingest`). What was refused, when to flush next, and model news only when there is news.
 
 A batch that fails as a whole is answered with a problem document that says whether to drop, split or retry it

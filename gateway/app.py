@@ -103,14 +103,7 @@ def create_app(
         clock=clock,
         dice=dice,
     )
-    metrics.watch("in_flight_bytes", "bytes of bodies in work", lambda: in_flight.bytes)
-    metrics.watch("snapshot_age_seconds", "since the store was last read", lambda: snapshots.age_seconds)
-    metrics.watch("damaged_documents", "documents in the store that cannot be used", lambda: len(snapshots.damaged))
-    metrics.watch("loop_stall_seconds", "longest wait for the event loop, last minutes", stalls.longest_seconds)
-    metrics.watch("artifacts_kept_bytes", "artifacts held in memory", lambda: artifacts.kept.bytes)
-    metrics.watch("batches_per_second", "batches sent by devices, last minute", lambda: flush.rate_per_second)
-    metrics.watch("refused_share", "part of the batches that the flush budget refuses", lambda: flush.refused_share)
-    metrics.watch("told_flush_seconds", "the flush interval that replies carry", lambda: flush.everyone.seconds)
+    _watch(metrics, in_flight, snapshots, stalls, artifacts, flush)
     metrics.watch_all("sink", sink.gauges)
 
     app = web.Application(middlewares=[_answers(metrics)])
@@ -121,6 +114,25 @@ def create_app(
     app.add_routes([web.get("/healthz", _healthz), web.get("/readyz", _readyz(sink, snapshots))])
     app.add_routes([web.get("/metrics", _metrics(metrics))])
     return app
+
+
+def _watch(
+    metrics: Metrics,
+    in_flight: InFlight,
+    snapshots: SnapshotKeeper,
+    stalls: Stalls,
+    artifacts: Artifacts,
+    flush: FlushControl,
+) -> None:
+    """Show what the parts know about themselves, read when somebody asks."""
+    metrics.watch("in_flight_bytes", "bytes of bodies in work", lambda: in_flight.bytes)
+    metrics.watch("snapshot_age_seconds", "since the store was last read", lambda: snapshots.age_seconds)
+    metrics.watch("damaged_documents", "documents in the store that cannot be used", lambda: len(snapshots.damaged))
+    metrics.watch("loop_stall_seconds", "longest wait for the event loop, last minutes", stalls.longest_seconds)
+    metrics.watch("artifacts_kept_bytes", "artifacts held in memory", lambda: artifacts.kept.bytes)
+    metrics.watch("batches_per_second", "batches sent by devices, last minute", lambda: flush.rate_per_second)
+    metrics.watch("refused_share", "part of the batches that the flush budget refuses", lambda: flush.refused_share)
+    metrics.watch("told_flush_seconds", "the flush interval that replies carry", lambda: flush.everyone.seconds)
 
 
 def _answers(metrics: Metrics) -> Middleware:

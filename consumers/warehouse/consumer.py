@@ -10,9 +10,10 @@ from typing import Final
 from clickhouse_connect.driver.asyncclient import AsyncClient
 
 from consumers import migrations
+from consumers.ending import until, wind_up
 from consumers.source import Source
 from consumers.warehouse.batches import Batches
-from consumers.warehouse.lane import Cargo, LaneConsumer, Observer, until
+from consumers.warehouse.lane import Cargo, LaneConsumer, Observer
 from consumers.warehouse.letters import Letters
 from consumers.warehouse.plans import Lane
 from consumers.warehouse.settings import Progress, WarehouseSettings
@@ -82,7 +83,7 @@ async def _until_done(bring: Callable[[], Awaitable[None]], settings: WarehouseS
     bringing = asyncio.create_task(_try_again(bring, settings, stop))
     try:
         await _stopped_or(bringing, stop)
-        await _wind_up([bringing], settings.stop_seconds)
+        await wind_up([bringing], settings.stop_seconds)
     finally:
         bringing.cancel()
 
@@ -151,22 +152,10 @@ class _Lanes:
         """Let every lane finish its range, for a while; a range cut short is finished at the next start."""
         for stop, _ in self._running.values():
             stop.set()
-        await _wind_up([task for _, task in self._running.values()], self._settings.stop_seconds)
+        await wind_up([task for _, task in self._running.values()], self._settings.stop_seconds)
 
 
 async def _stopped_or(task: asyncio.Task[None], stop: asyncio.Event) -> None:
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-
-
-async def _wind_up(tasks: Sequence[asyncio.Task[None]], seconds: float) -> None:
-    """Wait for the tasks, cancel the late ones. Raises what one died of: that is a bug, not an outage."""
-    if not tasks:
-        return
-    _, late = await asyncio.wait(tasks, timeout=seconds)
-    for task in late:
-        task.cancel()
-    for ended in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(ended, Exception):
-            raise ended

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 from msgspec.structs import replace
 
+from consumers.ending import until
 from consumers.source import Source, SourceError
 from consumers.warehouse.plans import Lane, Plan
 from consumers.warehouse.settings import Progress, WarehouseSettings
@@ -227,12 +228,3 @@ class LaneConsumer:
     def _tell(self, **changes: int | str) -> None:
         self.progress = replace(self.progress, **changes)
         self._observe(self.progress)
-
-
-async def until(stop: asyncio.Event, seconds: float) -> None:
-    """Wait for the stop, at most so long."""
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        pass

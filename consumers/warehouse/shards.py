@@ -30,6 +30,7 @@ from clickhouse_connect.driver.asyncclient import AsyncClient
 from msgspec import Struct
 
 from consumers import migrations
+from consumers.ending import until
 from consumers.warehouse.plans import Lane
 from consumers.warehouse.settings import WarehouseSettings
 from consumers.warehouse.tables import Away, Rejected, Tables, answered
@@ -99,8 +100,7 @@ class Shards:
     async def keep_reaching(self, stop: asyncio.Event) -> None:
         """Bring a server that was down at the start to this version once it is back, whether a lane needs it or not."""
         while not stop.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), _REACH_SECONDS)
+            await until(stop, _REACH_SECONDS)
             await self.reach()
 
     async def client(self, host: str) -> AsyncClient:
