@@ -24,10 +24,10 @@ import sys
 import tempfile
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
@@ -96,6 +96,15 @@ def _run(command: Sequence[str], failure: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Guarded:
+    """Listeners beside the plain one, for a single broker: TLS, and users who log in."""
+
+    listeners: Sequence[str]  # as SASL_SSL://127.0.0.1:9094
+    properties: Mapping[str, str] = field(default_factory=dict)
+    scram: Sequence[str] = ()  # users as the storage tool takes them: SCRAM-SHA-512=[name=NAME,password=PASSWORD]
+
+
+@dataclass(frozen=True, slots=True)
 class Broker:
     """One node: broker and controller. Its process outlives ours unless it is stopped."""
 
@@ -122,25 +131,29 @@ class Broker:
         except OSError:
             return None
 
-    def format(self, cluster_id: str, all_brokers: Sequence["Broker"]) -> None:
+    def format(self, cluster_id: str, all_brokers: Sequence["Broker"], guarded: Guarded | None = None) -> None:
         """Write the node's properties and format its data directory. Raises `LocalKafkaError`."""
         self.home.mkdir(parents=True)
+        guarded = guarded or Guarded(())
+        listeners = (f"PLAINTEXT://{self.address}", *guarded.listeners)
         own = {
             "node.id": self.node,
             "controller.quorum.voters": ",".join(f"{b.node}@127.0.0.1:{b.controller_port}" for b in all_brokers),
-            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://127.0.0.1:{self.controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{self.address}",
+            "listeners": ",".join((*listeners, f"CONTROLLER://127.0.0.1:{self.controller_port}")),
+            "advertised.listeners": ",".join(listeners),
             "log.dirs": self.home / "data",
             "offsets.topic.replication.factor": len(all_brokers),
             "transaction.state.log.replication.factor": len(all_brokers),
             "transaction.state.log.min.isr": max(1, len(all_brokers) - 1),
             "share.coordinator.state.topic.replication.factor": len(all_brokers),
             "share.coordinator.state.topic.min.isr": max(1, len(all_brokers) - 1),
+            **guarded.properties,
         }
         properties = self.home / "server.properties"
         lines = "".join(f"{key}={value}\n" for key, value in own.items())
         properties.write_text((_PARTS / "server.properties").read_text() + lines)
-        tool = _java("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties))
+        users = [word for user in guarded.scram for word in ("--add-scram", user)]
+        tool = _java("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties), *users)
         _run(tool, f"{self.home} cannot be formatted")
 
     def start(self) -> None:
@@ -206,7 +219,7 @@ class LocalKafka:
         self.brokers = tuple(brokers)
 
     @classmethod
-    def create(cls, directory: Path, brokers: int) -> Self:
+    def create(cls, directory: Path, brokers: int, guarded: Guarded | None = None) -> Self:
         """Choose ports and format every node; nothing runs yet. Raises `LocalKafkaError`."""
         directory = directory.resolve()
         directory.mkdir(parents=True, exist_ok=True)
@@ -214,7 +227,7 @@ class LocalKafka:
         with _free_ports(2 * brokers) as ports:
             nodes = [Broker(directory, n + 1, ports[2 * n], ports[2 * n + 1]) for n in range(brokers)]
         for node in nodes:
-            node.format(cluster_id, nodes)
+            node.format(cluster_id, nodes, guarded)
         kept = {"cluster_id": cluster_id, "brokers": [{**asdict(node), "directory": ""} for node in nodes]}
         (directory / "cluster.json").write_text(json.dumps(kept))
         return cls(cluster_id, nodes)

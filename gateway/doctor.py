@@ -189,6 +189,7 @@ async def _store(config: Config) -> Finding:
 async def _kafka(config: Config) -> Finding:
     from aiokafka.errors import KafkaError
 
+    from gateway.publish.kafka_refusal import Refused
     from gateway.publish.kafka_topics import examine_topics
     from schemas.topics import TOPICS
 
@@ -202,7 +203,8 @@ async def _kafka(config: Config) -> Finding:
         report = await asyncio.wait_for(examine_topics(kafka, config.topics, TOPICS), 2 * _PATIENCE_SECONDS)
     except (KafkaError, OSError) as error:  # a timeout is an OSError
         kept = "batches go to the spool meanwhile" if config.spool == "on" else "batches are answered 503 meanwhile"
-        return Finding("kafka", "fail", f"{kafka.bootstrap}: {error or 'no answer'}", f"check kafka_*; {kept}")
+        text = str(error) if isinstance(error, Refused) else f"{kafka.bootstrap}: {error or 'no answer'}"
+        return Finding("kafka", "fail", text, f"look at the keys kafka_*; {kept}")
     if report.faults:
         advice = "no gateway writes such topics; kafka-configs.sh --alter --entity-type topics changes them"
         text = f"{kafka.bootstrap} answers; records would be lost: " + "; ".join(report.faults)

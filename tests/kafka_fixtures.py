@@ -21,6 +21,7 @@ import pytest
 
 from deploy.local_kafka import LocalKafka, missing
 from schemas.kafka import KafkaSettings, TopicSettings
+from tests.guarded_kafka import Doors, guarded
 
 _TANSU_SECONDS: Final = 20.0
 
@@ -29,11 +30,13 @@ Kind = Literal["external", "apache", "tansu"]
 
 @dataclass(frozen=True)
 class Kafka:
-    """A broker, or several; `cluster` is there where the test run started it and may stop it."""
+    """A broker, or several; `cluster` is there where the test run started it and may stop it, `doors` where it also has
+    listeners with TLS and users."""
 
     kind: Kind
     bootstrap: str
     cluster: LocalKafka | None = None
+    doors: Doors | None = None
 
     def settings(self, prefix: str = "") -> KafkaSettings:
         """Return settings for topics of the caller's own."""
@@ -68,9 +71,11 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
     elif kind == "external":
         yield Kafka(kind, os.environ["KAFKA_BOOTSTRAP"])
     elif kind == "apache":
-        with LocalKafka.create(tmp_path_factory.mktemp("kafka"), 1) as cluster:
+        directory = tmp_path_factory.mktemp("kafka")
+        doors, listeners = guarded(directory / "keys")
+        with LocalKafka.create(directory, 1, listeners) as cluster:
             cluster.start()
-            yield Kafka(kind, cluster.bootstrap, cluster)
+            yield Kafka(kind, cluster.bootstrap, cluster, doors)
     else:
         with _tansu(tmp_path_factory.mktemp("tansu")) as bootstrap:
             yield Kafka(kind, bootstrap)

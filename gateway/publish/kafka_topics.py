@@ -17,9 +17,10 @@ from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, NoError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaConnectionError, KafkaError, NoError, TopicAlreadyExistsError, for_code
 from msgspec import Struct
 
+from gateway.publish.kafka_refusal import refusal
 from schemas.kafka import GIB, KafkaSettings, TopicSettings
 from schemas.topics import BATCHES, DEAD_LETTERS, EVENTS
 
@@ -71,7 +72,10 @@ async def examine_topics(kafka: KafkaSettings, wanted: TopicSettings, names: Seq
 async def _connected(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
     admin = AIOKafkaAdminClient(**kafka.client_options(), request_timeout_ms=_REQUEST_TIMEOUT_MS)
     try:
-        await admin.start()
+        try:
+            await admin.start()
+        except KafkaConnectionError as error:
+            raise await refusal(kafka) from error
         yield admin
     finally:
         await admin.close()
