@@ -8,7 +8,7 @@ The life of an event, and what is promised at each step:
    produced is queued, delivered or counted as dropped, also after kill -9; a full disk costs counted events, no more.*
 3. **Flush** (`policy`, `timer`, `sender`). By count, age, background or lease, as the last reply said. *A batch is
    fixed on disk before it is sent, and sent as that, dated anew each time, until it is answered; one sender per
-   device.*
+   device.* With low power only `background` flushes; on an expensive network large downloads wait.
 4. **Answer** (`transport`, `policy`). *A batch is forgotten only after the reply to it, or when the contract says so.*
 5. **Update** (`verify`, `updates`, `slot`, `kept`, `state`, `downloads`, `artifacts`). A reply may bring a signed
    catalogue and say what to use of it. *Nothing runs that is not listed, whole, and proven here; a release that kills

@@ -67,6 +67,10 @@ class Limits:
     backoff_first_seconds: float = 30.0
     backoff_last_seconds: float = 3600.0
     retry_after_most_seconds: float = 86_400.0
+    # The largest download that is made while power is low or the network expensive; inline bytes come all the same.
+    expensive_download_bytes: int = 200_000
+    # How long a prediction may wait for another process of the app that is committing.
+    busy_seconds: float = 0.5
     # Spreads devices that were woken at the same moment, by a push or by the clock.
     jitter_seconds: float = 2.0
     request_seconds: float = 30.0

@@ -132,12 +132,13 @@ class Client:
         self._dice = dice or random.Random()  # noqa: S311 - spreads load and explores; guards nothing
         self._given_session = session
         self._limits = limits or Limits()
+        self._low_power = self._expensive = self._opened = False
         carried = {model: bundle.carried for model, bundle in self._bundled.items()}
         self._facts = Facts(sdk, app_version, os, hardware, locale, carried)
 
     async def open(self) -> Self:
         """Read the device's state, load its models and start the flush timer. Needs no network."""
-        self._storage = await asyncio.to_thread(Storage, self._directory)
+        self._storage = await asyncio.to_thread(Storage, self._directory, self._limits.busy_seconds)
         self._queue = Queue(self._storage, self._limits)
         self._session = self._given_session or aiohttp.ClientSession()
         artifacts = Artifacts(self._directory)
@@ -171,6 +172,8 @@ class Client:
             queued = self._sender.restore()
         except StorageFailed:
             queued = 0
+        self._opened = True
+        self._spare()
         self._timer.start(queued)
         return self
 
@@ -187,7 +190,7 @@ class Client:
         A little later than the call, so that devices woken together do not call together; nothing needs to wait for it.
         """
         self._timer.awake = True
-        if not self._should_call():
+        if self._low_power or not self._should_call():
             return
         await self._clock.sleep(self._dice.uniform(0.0, self._limits.jitter_seconds))
         await self.flush()
@@ -197,6 +200,22 @@ class Client:
         self._timer.awake = False
         if self._should_call():
             await self.flush()
+
+    def low_power(self, on: bool) -> None:
+        """The system saves power or data: only `background` flushes by itself, and no large download is made.
+
+        `flush` still sends when called: an app that never leaves the front must call it, or its queue fills up.
+        """
+        self._low_power = on
+        self._spare()
+
+    def expensive_network(self, on: bool) -> None:
+        """The network is metered: downloads larger than `Limits.expensive_download_bytes` wait until it no longer is.
+
+        They are begun after the next answer then. A smaller way to the same release, such as a patch, is still taken.
+        """
+        self._expensive = on
+        self._spare()
 
     def predict(self, model: str, signals: Mapping[str, float | None]) -> Predicted:
         """Decide. A signal that is missing, None or not finite is recorded as null, and counts as 0.0 for the model.
@@ -287,6 +306,13 @@ class Client:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    def _spare(self) -> None:
+        """Let the parts know what to be sparing with; both may be said before `open`."""
+        if self._opened:
+            sparing = self._low_power or self._expensive
+            self._updates.most_bytes = self._limits.expensive_download_bytes if sparing else None
+            self._timer.spare(self._low_power)
 
     def _restore(self) -> None:
         self._trust.restore()

@@ -31,7 +31,7 @@ else:
 
 FetchCode = Literal[
     "network", "http_status", "too_big", "size_mismatch", "sha256_mismatch", "unpack_failed", "no_download",
-    "insecure_url", "disk_low", "disk_full",
+    "insecure_url", "disk_low", "disk_full", "deferred",
 ]  # fmt: skip
 _PATCH: Final = "zstd-patch"
 _CHUNK_BYTES: Final = 64 * 1024
@@ -73,11 +73,17 @@ class Downloads:
         self._timeout = aiohttp.ClientTimeout(total=None, connect=seconds, sock_read=seconds)
 
     async def fetch(
-        self, release: Release, base_url: str, inline: Mapping[str, bytes], base_of: BaseOf = lambda digest: None
+        self,
+        release: Release,
+        base_url: str,
+        inline: Mapping[str, bytes],
+        base_of: BaseOf = lambda digest: None,
+        *,
+        most_bytes: int | None = None,
     ) -> Fetched:
         """Return the artifact by the cheapest way that works; `base_of` gives what the device has, by SHA-256.
 
-        Raises `FetchFailed` with the last way's reason.
+        Nothing larger than `most_bytes` is downloaded. Raises `FetchFailed` with the last way's reason.
         """
         bases: dict[str | None, bytes | None] = {
             way.base: base_of(way.base) for way in release.downloads if way.base is not None
@@ -91,7 +97,10 @@ class Downloads:
                     return Fetched(await asyncio.to_thread(_result, wire, way, release, bases.get(way.base)), 0)
                 except FetchFailed as error:
                     failed = error
-        for way in ways:
+        affordable = [way for way in ways if most_bytes is None or way.size <= most_bytes]
+        if ways and not affordable:
+            raise FetchFailed("deferred")
+        for way in affordable:
             try:
                 return await self._by_http(way, release, base_url, bases.get(way.base))
             except FetchFailed as error:

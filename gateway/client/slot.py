@@ -2,6 +2,8 @@
 
 * The order is the active release, the previous one, the bundle: within one call of `predict` if need be.
 * The bundle is always allowed: it came with the app, and nothing unsigned can change it.
+* The artifact itself is kept and every launch builds and proves it anew: after an update of the system nothing stale
+  runs, and a release that fails then gives way until its quarantine ends or the system changes again.
 """
 
 import logging
@@ -169,12 +171,24 @@ class Slot:
         if not kept.begin(choice.release, choice.sha256, last_resort=entry is None):
             return None
         try:
-            running = self.load(data, entry, choice.source)
+            running = self._built(data, choice)
         except LoadFailed as error:
-            kept.load_failed(choice.release, choice.sha256, error.code)
+            if entry is None:  # nothing would decide without it: the next launch tries again
+                kept.came_back(choice.sha256)
+                kept.forget(choice.release, choice.sha256, error.code)
+            else:  # it has worked here before, so it may again
+                kept.quarantine(choice.release, choice.sha256, error.code)
             return None
         kept.came_back(choice.sha256)
         return running
+
+    def _built(self, data: bytes, choice: Choice) -> Running:
+        """Build what has run here before, a second time if the first one fails. Raises `LoadFailed`."""
+        try:
+            return self.load(data, choice.entry, choice.source)
+        except LoadFailed as error:
+            logger.warning("%s: release %d is built again: %s", self.kept.model, choice.release, error)
+            return self.load(data, choice.entry, choice.source)
 
     def _bundled_entry(self) -> Release | None:
         """Return the catalogue's entry for the bundle itself, whose newer parameters then hold."""

@@ -20,8 +20,6 @@ from typing import Final
 logger = logging.getLogger(__name__)
 
 VERSION: Final = 4
-# How long a prediction may wait for another process of the app that is committing.
-_BUSY_SECONDS: Final = 0.5
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _SCHEMA: Final = """
 CREATE TABLE device (
@@ -88,7 +86,9 @@ class _Unusable(Exception):
 class Storage:
     """The connection to `device.db`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, busy_seconds: float = 0.5) -> None:
+        """Open; a transaction waits `busy_seconds` for that of another process."""
+        self._busy_seconds = busy_seconds
         self._path = directory / "device.db"
         self.kept = True
         self.generation = 0  # rises when a damaged file is replaced: what was read from the old one no longer holds
@@ -158,15 +158,15 @@ class Storage:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                return _connect(self._path)
+                return _connect(self._path, self._busy_seconds)
             except _Unusable as error:
                 logger.warning("%s is set aside: %s", self._path, error)
                 self._set_aside()
-                return _connect(self._path)
+                return _connect(self._path, self._busy_seconds)
         except (OSError, sqlite3.Error, _Unusable):
             logger.exception("%s cannot be opened; this session keeps nothing", self._path)
         self.kept = False
-        return _connect(Path(":memory:"))
+        return _connect(Path(":memory:"), self._busy_seconds)
 
     def _set_aside(self) -> None:
         for suffix in ("", "-wal", "-shm"):
@@ -175,9 +175,9 @@ class Storage:
                 source.replace(self._path.with_name(f"{self._path.name}.damaged{suffix}"))
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, busy_seconds: float) -> sqlite3.Connection:
     # Opening and settling run in a worker thread before anything else uses the connection.
-    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")

@@ -1,7 +1,8 @@
 """The flush timer: by count at once, by age when the policy says, and never before a wait is over.
 
 * Ages are measured on the monotonic clock: a wall clock that jumps neither floods the gateway nor silences the device.
-* In the background nothing is timed: the system may suspend the app at any moment, and `background` has flushed.
+* In the background nothing is timed: the system may suspend the app at any moment, and `background` has flushed. Nor is
+  it while the device saves power.
 """
 
 import asyncio
@@ -32,6 +33,7 @@ class FlushTimer:
         self._queued = 0
         self._oldest_at = clock.monotonic()
         self._spread = 0.0
+        self._sparing = False
         self.awake = True
 
     def start(self, queued: int) -> None:
@@ -62,12 +64,17 @@ class FlushTimer:
         self._arm()
         self._changed.set()
 
+    def spare(self, on: bool) -> None:
+        """Time nothing while the device saves power; what has become due meanwhile is flushed when that is over."""
+        self._sparing = on
+        self._changed.set()
+
     def _arm(self) -> None:
         self._oldest_at = self._clock.monotonic()
         self._spread = self._dice.uniform(0.0, self._limits.jitter_seconds)
 
     def _seconds(self) -> float | None:
-        if not self.awake:
+        if self._sparing or not self.awake:
             return None
         age = self._clock.monotonic() - self._oldest_at - self._spread
         due = due_in(self._sender.flush_policy, queued=self._queued, age_seconds=age)

@@ -61,6 +61,7 @@ class Updates:
         self._slots = slots
         self._downloads = downloads
         self._wanted: dict[str, Wanted] = {}
+        self.most_bytes: int | None = None  # of a download, for now
 
     def have(self) -> dict[str, Have]:
         return {model: slot.have() for model, slot in self._slots.items()}
@@ -109,7 +110,9 @@ class Updates:
             return Got(wanted, data)
         began = perf_counter()
         try:
-            fetched = await self._downloads.fetch(entry, slot.kept.state.base_url, wanted.inline, slot.artifact)
+            fetched = await self._downloads.fetch(
+                entry, slot.kept.state.base_url, wanted.inline, slot.artifact, most_bytes=self.most_bytes
+            )
             self._store(entry, fetched.data)
         except FetchFailed as error:
             return Got(wanted, failed=error.code)
@@ -131,7 +134,9 @@ class Updates:
         slot, entry = self._slots[wanted.model], wanted.entry
         if rules.listed(slot.kept.catalogue, slot.kept.state.floor, entry.release) != entry:
             return
-        if got.failed is not None:
+        if got.failed == "deferred":  # no fault of its own: the answer to the next flush asks for it again
+            slot.kept.report(entry.release, got.failed)
+        elif got.failed is not None:
             slot.kept.fetch_failed(entry, got.failed, wrong_bytes=got.failed in _WRONG_BYTES)
         elif got.fetched is not None:
             slot.kept.fetched(entry, size=got.fetched.wire_bytes, ms=got.ms)

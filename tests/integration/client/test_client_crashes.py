@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from gateway.client import Bundled
+from gateway.client import Bundled, Limits
 from gateway.client.storage import Storage
 from schemas.releases import Parameters
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SIGNALS = {"battery": 0.5, "charging": 1.0}
 DAY_SECONDS = 86_400
+# The other process of these tests never lets go while it is waited for.
+HASTY = Limits(jitter_seconds=0.0, busy_seconds=0.01)
 
 # A real process with the real client; its runtime ends the process when the artifact says so.
 CHILD = r"""
@@ -296,7 +298,7 @@ def _lock(file: sqlite3.Connection, told: dict[str, Any]) -> None:
 
 async def test_a_proven_release_that_cannot_be_recorded_is_not_used_until_it_can(world: World) -> None:
     world.offer(17, [world.publisher.release(42, artifact(0.8))], 42)
-    client = await world.open()
+    client = await world.open(limits=HASTY)
     other = sqlite3.connect(world.directory / "device.db", isolation_level=None, check_same_thread=False)
     world.runtime.on_load = partial(_lock, other)
     await client.flush()
@@ -311,7 +313,7 @@ async def test_a_proven_release_that_cannot_be_recorded_is_not_used_until_it_can
 
 async def test_records_that_fail_again_and_again_are_not_held_against_the_release(world: World) -> None:
     world.offer(17, [world.publisher.release(42, artifact(0.8))], 42)
-    client = await world.open()
+    client = await world.open(limits=HASTY)
     for _ in range(5):
         other = sqlite3.connect(world.directory / "device.db", isolation_level=None, check_same_thread=False)
         world.runtime.on_load = partial(_lock, other)

@@ -10,6 +10,8 @@ from gateway.client import Bundled
 from schemas.releases import Parameters, Probe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.integration.client.conftest import World
 
 SIGNALS = {"battery": 0.5, "charging": 1.0}
@@ -64,6 +66,79 @@ async def test_another_system_version_gives_a_failed_release_a_new_chance(world:
     async with world.client(os="iOS 19.1") as client:
         await client.flush()
         assert world.runs(client)[0] == 42
+
+
+def _failing(times: int, score: float = 0.8) -> Callable[[dict[str, Any]], None]:
+    """Return what makes the runtime fail so many times at a model that answers so."""
+    left = iter([None] * times)
+
+    def on_load(told: dict[str, Any]) -> None:
+        if told["score"] == score and next(left, 0) is None:
+            raise RuntimeError("as told")
+
+    return on_load
+
+
+async def test_every_launch_builds_and_proves_anew_so_that_a_system_update_leaves_nothing_stale(world: World) -> None:
+    world.offer_42()
+    for system in ("iOS 19.0", "iOS 19.1"):
+        async with world.client(os=system) as client:
+            await client.flush()
+            assert world.runs(client) == (42, "ota", 42)
+    assert world.runtime.loads == [0.2, 0.8, 0.8], "built from the kept artifact at each launch"
+    assert len(world.gateway.fetches) == 1
+
+
+async def test_a_release_that_answers_otherwise_after_a_system_update_gives_way_and_comes_back(world: World) -> None:
+    data = world.offer_42()
+    async with world.client(os="iOS 19.0") as client:
+        await client.flush()
+    world.runtime.on_load = lambda told: told.update(score=0.81) if told["score"] == 0.8 else None
+    async with world.client(os="iOS 19.1") as client:
+        assert world.runs(client) == (1, "bundled", "bundled")
+        await client.flush()
+        assert world.gateway.steps(42)[-1] == ("quarantined", "probe_mismatch")
+        assert world.runs(client)[0] == 1, "not tried again on the same system"
+    world.runtime.on_load = lambda told: None
+    world.gateway.inline = {world.publisher.put(data): data}
+    async with world.client(os="iOS 19.2") as client:
+        await client.flush()
+        assert world.runs(client) == (42, "ota", 42)
+
+
+async def test_an_active_release_whose_build_fails_once_is_built_again(world: World) -> None:
+    world.offer_42()
+    async with world.client() as client:
+        await client.flush()
+    world.runtime.on_load = _failing(1)
+    client = await world.open()
+    assert world.runs(client) == (42, "ota", 42)
+    assert (await world.steps(client))[-1][1] == "activated"
+
+
+async def test_an_active_release_that_cannot_be_built_is_left_alone_for_a_while_only(world: World) -> None:
+    world.offer_42()
+    async with world.client() as client:
+        await client.flush()
+    world.runtime.on_load = _failing(2)
+    async with world.client() as client:
+        assert world.runs(client) == (1, "bundled", "bundled")
+        await client.flush()
+        assert world.gateway.steps(42)[-1] == ("quarantined", "bad_model")
+    world.clock.turn(DAY_SECONDS + 1)
+    client = await world.open()
+    await client.flush()
+    assert world.runs(client) == (42, "ota", 42)
+
+
+async def test_a_bundle_that_cannot_be_built_is_tried_again_at_every_launch(world: World) -> None:
+    world.runtime.on_load = _failing(6, score=0.2)
+    for _ in range(3):
+        async with world.client() as client:
+            assert world.runs(client) == (0, "none", "none")
+    client = await world.open()
+    assert world.runs(client) == (1, "bundled", "bundled")
+    assert await world.steps(client) == [(1, "failed", "bad_model")] * 3
 
 
 @pytest.mark.parametrize("way", ["failed", "raises", "nan"])
