@@ -21,6 +21,7 @@ from gateway import problems
 from gateway.admission import READ_SECONDS, Gate, InFlight
 from gateway.artifacts import Artifacts
 from gateway.decode import Caps
+from gateway.fellows import OF_ONE, Fellows
 from gateway.flush import FlushControl
 from gateway.ingest import Ingest
 from gateway.metrics import CONTENT_TYPE, Metrics, Stalls
@@ -77,10 +78,12 @@ def create_app(
     dice: random.Random | None = None,
     read_seconds: float = READ_SECONDS,
     pressure: Callable[[], float] = lambda: 0.0,
+    fellows: Fellows | None = None,
 ) -> web.Application:
     """Build the application. It owns none of its ports: whoever opened the sink and the snapshots closes them.
 
-    `pressure` says how urgently devices should flush less often: 0 not at all, 1 the sink is nearly full.
+    `pressure` says how urgently devices should flush less often: 0 not at all, 1 the sink is nearly full. `fellows` are
+    the other workers that answer with this one, where there are any.
     """
     dice = dice or random.Random()  # noqa: S311 - spreads devices over time; nothing secret hangs on it
     metrics, stalls = Metrics(), Stalls()
@@ -111,8 +114,8 @@ def create_app(
     app.cleanup_ctx.append(_beside(lambda: _control(flush, pressure)))
     app.add_routes([web.post("/v1/batches", ingest.handle, expect_handler=_continue_later)])
     app.add_routes([web.get("/artifacts/{sha256}", artifacts.handle), web.get("/openapi.json", _openapi())])
-    app.add_routes([web.get("/healthz", _healthz), web.get("/readyz", _readyz(sink, snapshots))])
-    app.add_routes([web.get("/metrics", _metrics(metrics))])
+    app.add_routes([web.get("/healthz", _healthz), web.get("/readyz", _readyz(sink, snapshots, fellows))])
+    app.add_routes([web.get("/metrics", _metrics(metrics, fellows))])
     return app
 
 
@@ -218,9 +221,11 @@ async def _healthz(_: web.Request) -> web.Response:
     return _json({"status": "ok"})
 
 
-def _readyz(sink: Sink, snapshots: SnapshotKeeper) -> Handler:
-    async def readyz(_: web.Request) -> web.Response:
+def _readyz(sink: Sink, snapshots: SnapshotKeeper, fellows: Fellows | None) -> Handler:
+    async def readyz(request: web.Request) -> web.Response:
         trouble = {"sink": sink.trouble(), "snapshots": snapshots.trouble()}
+        if fellows and request.query != OF_ONE:
+            trouble |= await fellows.trouble()
         ready = not any(trouble.values())
         # What was there before a damaged document is in force, so it does not end readiness; `doctor` names them.
         about = {"damaged_documents": len(snapshots.damaged), "snapshot_age_seconds": round(snapshots.age_seconds, 3)}
@@ -229,9 +234,12 @@ def _readyz(sink: Sink, snapshots: SnapshotKeeper) -> Handler:
     return readyz
 
 
-def _metrics(metrics: Metrics) -> Handler:
-    async def exposition(_: web.Request) -> web.Response:
-        return web.Response(body=metrics.exposition(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
+def _metrics(metrics: Metrics, fellows: Fellows | None) -> Handler:
+    async def exposition(request: web.Request) -> web.Response:
+        text = metrics.exposition()
+        if fellows and request.query != OF_ONE:
+            text = await fellows.metrics(text)
+        return web.Response(body=text, headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
 
     return exposition
 

@@ -61,6 +61,15 @@ class Config(KafkaKeys, frozen=True, kw_only=True):
             rf"(\[[0-9a-fA-F:.]+\]|[^:\s]+):{_PORT}",
         ),
     ] = "127.0.0.1:8080"
+    workers: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=64,
+            description="gateway processes behind the one address: one per core that is free for them; what is bounded "
+            "in memory is bounded in each",
+        ),
+    ] = 1
     store_url: Annotated[
         str,
         _text(

@@ -12,12 +12,17 @@ def parser() -> Parser:
     command.add_argument("--lifeline", type=int, required=True)
     command.add_argument("--pulse", type=int, required=True)
     command.add_argument("--socket", type=int, default=-1)
+    command.add_argument("--worker", type=int, default=1)
+    command.add_argument("--inner-socket", type=int, default=-1)
+    command.add_argument("--inner-ports", type=int, nargs="*", default=[])
     command.set_defaults(run=_child, data=None, config=None)
     return command
 
 
 def _child(arguments: Namespace) -> int:
     from gateway.supervisor.children import Bonds, run_child
+    from gateway.supervisor.workers import Place
 
     bonds = Bonds(arguments.lifeline, arguments.pulse)
-    return run_child(arguments.name, configuration(arguments), bonds, arguments.socket)
+    place = Place(arguments.worker, arguments.socket, arguments.inner_socket, tuple(arguments.inner_ports))
+    return run_child(arguments.name, configuration(arguments), bonds, place)

@@ -69,6 +69,7 @@ def configuration(arguments: Namespace) -> "Config":
     flags = {
         "data": arguments.data,
         "listen": getattr(arguments, "listen", None),
+        "workers": getattr(arguments, "workers", None),
         "kafka_bootstrap": getattr(arguments, "kafka", None),
         "clickhouse_url": getattr(arguments, "clickhouse", None),
     }

@@ -11,6 +11,7 @@ def register(nouns: Nouns) -> None:
     """Add the command."""
     command = add_command(nouns, "serve", _serve, "run the gateway, the log, the warehouse and ClickHouse")
     command.add_argument("--listen", metavar="HOST:PORT", help="where the gateway listens (default: 127.0.0.1:8080)")
+    command.add_argument("--workers", metavar="N", help="gateway processes behind the one address (default: 1)")
     add_kafka(command)
     add_clickhouse(command)
 
@@ -21,7 +22,8 @@ def _serve(arguments: Namespace) -> int:
     from gateway.supervisor.lock import AlreadyServed, DirectoryLock
     from gateway.supervisor.log import LeftBehind, check_nothing_is_left_behind
     from gateway.supervisor.ports import free_port
-    from gateway.supervisor.supervise import CannotListen, Supervisor, listen, runs_clickhouse
+    from gateway.supervisor.supervise import Supervisor, runs_clickhouse
+    from gateway.supervisor.workers import CannotListen, Workers
 
     config = configuration(arguments)
     check_files(config)
@@ -34,8 +36,8 @@ def _serve(arguments: Namespace) -> int:
         show(arguments, data, f"backhaul is ready at {url} (data in {directory})")
 
     async def supervise(lock: DirectoryLock) -> int:
-        with listen(*config.address) as listening:
-            return await Supervisor(config, lock, listening, config.clickhouse_port or free_port()).run(ready)
+        with Workers.listen(*config.address, config.workers) as workers:
+            return await Supervisor(config, lock, workers, config.clickhouse_port or free_port()).run(ready)
 
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)

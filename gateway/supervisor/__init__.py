@@ -1,14 +1,15 @@
 """A whole working system in one command: the processes of `backhaul serve`, and what is promised about them.
 
     supervisor ──┬── clickhouse   the embedded server, unless `clickhouse_url` names one
-                 ├── gateway      answers devices, writes the log: a file, or Kafka with a spool before it
+                 ├── gateway      answers devices, writes the log: a file, or Kafka with a spool before it;
+                 │                as many as `workers` says, on one address
                  └── warehouse    reads the log, writes ClickHouse, unless `warehouse` is off
 
 * **One instance a data directory** (`lock`): held by the supervisor and inherited by every child.
 * **A child that ends or hangs is started again**, after 0.2 s and up to 5 s (`child`, `pulse`). No child waits for
   another: the gateway takes batches while ClickHouse is down, and the consumer catches up.
-* **The supervisor holds the listening socket**, so a device that connects while the gateway is being started again
-  waits in the queue instead of being refused, and a taken port is one clear line.
+* **The supervisor holds the listening sockets** (`workers`), so a device that connects while the gateway is being
+  started again waits in the queue instead of being refused, and a taken port is one clear line.
 * **Any number on one Kafka**: gateways share nothing but the object store; consumers of one warehouse are one group
   (`members`), here and by `backhaul consume`.
 * **Stopping is ordered** (`supervise`): the gateway drains, the consumer catches up, ClickHouse closes; what has not

@@ -7,7 +7,6 @@
 import asyncio
 import logging
 import signal
-import socket
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -19,6 +18,7 @@ import uvloop
 from gateway.config import Config
 from gateway.supervisor import lifeline
 from gateway.supervisor.pulse import beat, keep_beating
+from gateway.supervisor.workers import Place
 
 _log = logging.getLogger(__name__)
 
@@ -47,8 +47,8 @@ class Told:
         self.leave.set()
 
 
-def run_child(name: str, config: Config, bonds: Bonds, socket_fd: int) -> int:
-    """Run the child of that name; return its exit code."""
+def run_child(name: str, config: Config, bonds: Bonds, place: Place) -> int:
+    """Run the child of that name, a gateway in its place among the workers; return its exit code."""
     _log_to_stderr(config)
     if name == "clickhouse":
         from gateway.clickhouse_server import serve
@@ -58,8 +58,7 @@ def run_child(name: str, config: Config, bonds: Bonds, socket_fd: int) -> int:
     if name == "gateway":
         from gateway.supervisor.gateway import serve_devices
 
-        listening = socket.socket(fileno=socket_fd)
-        return _until_told(lambda told: serve_devices(config, listening, told.leave), config, bonds)
+        return _until_told(lambda told: serve_devices(config, place, told.leave), config, bonds)
     from gateway.supervisor.warehouse import fill_warehouse
 
     return _until_told(lambda told: fill_warehouse(config, told, catch_up=True), config, bonds)

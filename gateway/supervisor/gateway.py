@@ -6,7 +6,6 @@
 import asyncio
 import gc
 import random
-import socket
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -15,6 +14,7 @@ from aiohttp import web
 from consumers.source import SourceError
 from gateway.app import create_app
 from gateway.config import Config
+from gateway.fellows import Fellows
 from gateway.publish import Unavailable
 from gateway.releases.snapshot import SnapshotKeeper
 from gateway.releases.store import Store, StoreError
@@ -23,6 +23,7 @@ from gateway.supervisor.children import CannotGoOn
 from gateway.supervisor.door import IDLE_SECONDS, Door, most_connections
 from gateway.supervisor.drain import Drain
 from gateway.supervisor.log import open_log
+from gateway.supervisor.workers import Place
 
 # The supervisor gives the gateway half of the grace: requests must be over before that, so that the log can be closed.
 _DRAIN_SHARE: Final = 0.4
@@ -32,17 +33,17 @@ _CLOSE_SHARE: Final = 0.03
 _COLLECT_EVERY: Final = 50_000
 
 
-async def serve_devices(config: Config, listening: socket.socket, leave: asyncio.Event) -> None:
-    """Answer devices on the listening socket until `leave` is set. Raises `CannotGoOn`."""
+async def serve_devices(config: Config, place: Place, leave: asyncio.Event) -> None:
+    """Answer devices, in this place among the workers, until `leave` is set. Raises `CannotGoOn`."""
     try:
-        await _serve(config, listening, leave)
+        await _serve(config, place, leave)
     except (StoreError, Unavailable, SourceError) as error:
         raise CannotGoOn(str(error)) from error
 
 
-async def _serve(config: Config, listening: socket.socket, leave: asyncio.Event) -> None:
+async def _serve(config: Config, place: Place, leave: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
-        log = await open_log(config)
+        log = await open_log(config, worker=place.number)
         stack.push_async_callback(log.sink.close)
         store = Store.open(config.store_address)
         snapshots = await SnapshotKeeper.open(
@@ -52,7 +53,10 @@ async def _serve(config: Config, listening: socket.socket, leave: asyncio.Event)
             base_url=config.artifact_base_url,
         )
         stack.push_async_callback(snapshots.close)
-        app = create_app(config, sink=log.sink, snapshots=snapshots, store=store, pressure=log.pressure)
+        fellows = Fellows(place.number, place.inner_ports)
+        app = create_app(
+            config, sink=log.sink, snapshots=snapshots, store=store, pressure=log.pressure, fellows=fellows
+        )
         drain = Drain()
         app.middlewares.insert(0, drain.middleware)
         runner = web.AppRunner(
@@ -65,8 +69,10 @@ async def _serve(config: Config, listening: socket.socket, leave: asyncio.Event)
         )
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
-        site = Door(runner, listening, most_connections(), random.Random())  # noqa: S311 - spreads devices over time
+        site = Door(runner, place.listening(), most_connections(), random.Random())  # noqa: S311 - spreads devices
         await site.start()
+        if (inner := place.inner()) is not None:
+            await web.SockSite(runner, inner).start()
         _settle_memory()
         await leave.wait()
         await site.stop()

@@ -14,6 +14,7 @@ from consumers.source import EmbeddedSource
 from gateway.config import Config
 from gateway.publish import Sink
 from gateway.publish.embedded import EmbeddedLog
+from gateway.supervisor.workers import spool_of, spools
 from schemas.kafka import KafkaSettings
 from schemas.topics import TOPICS
 
@@ -35,8 +36,8 @@ class LeftBehind(Exception):
     """Batches wait where this configuration would not look for them; the text is one line for the operator."""
 
 
-async def open_log(config: Config, *, spooling: bool = True) -> Log:
-    """Open what the configuration names; a spool has one process, so others do without.
+async def open_log(config: Config, *, spooling: bool = True, worker: int = 1) -> Log:
+    """Open what the configuration names; a spool has one process, each worker its own, and others do without.
 
     Raises `Unavailable` or `SourceError` for a disk, and OSError for a TLS file.
     """
@@ -46,10 +47,11 @@ async def open_log(config: Config, *, spooling: bool = True) -> Log:
             config.directory / "log", max_bytes=config.log_max_bytes, max_pending_bytes=config.log_pending_max_bytes
         )
         return Log(log, _none)
-    return await _open_kafka(config, kafka, spooling=spooling and config.spool == "on")
+    spool = spool_of(config.directory, worker) if spooling and config.spool == "on" else None
+    return await _open_kafka(config, kafka, spool)
 
 
-async def _open_kafka(config: Config, kafka: KafkaSettings, *, spooling: bool) -> Log:
+async def _open_kafka(config: Config, kafka: KafkaSettings, directory: Path | None) -> Log:
     from gateway.publish.kafka import KafkaSink, KafkaSinkSettings
     from gateway.publish.spool import Spool, SpoolSettings
 
@@ -59,7 +61,7 @@ async def _open_kafka(config: Config, kafka: KafkaSettings, *, spooling: bool) -
         close_seconds=_CLOSE_SHARE * config.grace_seconds,
     )
     sink = await KafkaSink.open(kafka, config.topics, settings, wait_seconds=_CONNECT_SECONDS)
-    if not spooling:
+    if directory is None:
         return Log(sink, _none)
     kept = SpoolSettings(
         max_bytes=config.spool_max_bytes,
@@ -67,7 +69,7 @@ async def _open_kafka(config: Config, kafka: KafkaSettings, *, spooling: bool) -
         drain_records_per_second=config.spool_drain_records_per_second,
     )
     try:
-        spool = await Spool.open(config.directory / "spool", sink, kept, EmbeddedSource.open)
+        spool = await Spool.open(directory, sink, kept, EmbeddedSource.open)
     except BaseException:
         await sink.close()
         raise
@@ -75,18 +77,20 @@ async def _open_kafka(config: Config, kafka: KafkaSettings, *, spooling: bool) -
 
 
 def check_nothing_is_left_behind(config: Config) -> None:
-    """Look into the file and the spool that this configuration does not read. Raises `LeftBehind`."""
-    log, spool = config.directory / "log", config.directory / "spool"
+    """Look into the file and the spools that this configuration does not read. Raises `LeftBehind`."""
+    log = config.directory / "log"
     if config.kafka_bootstrap and (count := _unread(log, WAREHOUSE)):
         raise LeftBehind(
             f"{log} holds {count} records that the warehouse has not: start once without kafka_bootstrap,"
             " and stop it once they are stored"
         )
-    if not (config.kafka_bootstrap and config.spool == "on") and (count := _unread(spool, "drain")):
-        raise LeftBehind(
-            f"{spool} holds {count} records that Kafka has not: start once with kafka_bootstrap and spool=on,"
-            " and stop it once they are drained"
-        )
+    drained = config.workers if config.kafka_bootstrap and config.spool == "on" else 0
+    for worker, spool in spools(config.directory).items():
+        if worker > drained and (count := _unread(spool, "drain")):
+            raise LeftBehind(
+                f"{spool} holds {count} records that Kafka has not: start once with kafka_bootstrap, spool=on and"
+                f" workers={worker}, and stop it once they are drained"
+            )
 
 
 def _unread(directory: Path, consumer: str) -> int:

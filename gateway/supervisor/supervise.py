@@ -7,14 +7,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from gateway.config import PREFIX, Config, to_environment
 from gateway.supervisor import runfile
 from gateway.supervisor.child import Child, clean_environment, say
 from gateway.supervisor.lock import DirectoryLock
-from gateway.supervisor.ports import BACKLOG
+from gateway.supervisor.workers import Place, Workers, numbered, share_of
 
 GATEWAY: Final = "gateway"
 WAREHOUSE: Final = "warehouse"
@@ -27,25 +27,24 @@ _RESERVE_SECONDS: Final = 0.4
 _LOOK_EVERY_SECONDS: Final = 0.1
 
 
-class CannotListen(Exception):
-    """The address cannot be listened on."""
-
-
 class Supervisor:
-    """The children, the socket and the run file of one `backhaul serve`."""
+    """The children, the sockets and the run file of one `backhaul serve`."""
 
-    def __init__(self, config: Config, lock: DirectoryLock, listening: socket.socket, clickhouse_port: int) -> None:
+    def __init__(self, config: Config, lock: DirectoryLock, workers: Workers, clickhouse_port: int) -> None:
         self._directory = config.directory
         self._grace_seconds = config.grace_seconds
-        self._listening = listening
-        self.url = _url_of(listening)
+        self._workers = workers
+        self.url = _url_of(workers.listening[0])
         self._embedded = runs_clickhouse(config)
         self._clickhouse_url = f"http://127.0.0.1:{clickhouse_port}" if self._embedded else config.clickhouse_url
         self._lifeline, self._lifeline_end = os.pipe()
-        names = [CLICKHOUSE] if self._embedded else []
-        names += [GATEWAY, WAREHOUSE] if config.warehouse == "on" else [GATEWAY]
-        environ = clean_environment(to_environment(config) | {f"{PREFIX}CLICKHOUSE_PORT": str(clickhouse_port)}, PREFIX)
-        self._children = {name: self._child(name, environ, lock.fd) for name in names}
+        port = {f"{PREFIX}CLICKHOUSE_PORT": str(clickhouse_port)}
+        self._environ = clean_environment(to_environment(share_of(config)) | port, PREFIX)
+        self._lock_fd = lock.fd
+        children = [self._child(CLICKHOUSE)] if self._embedded else []
+        children += [self._gateway(place) for place in workers.places()]
+        children += [self._child(WAREHOUSE)] if config.warehouse == "on" else []
+        self._children = {child.name: child for child in children}
         self._stop = asyncio.Event()
 
     async def run(self, ready: Callable[[str], None]) -> int:
@@ -66,14 +65,24 @@ class Supervisor:
         os.close(self._lifeline)
         return max(codes)
 
-    def _child(self, name: str, environ: dict[str, str], lock_fd: int) -> Child:
+    def _child(self, kind: str, words: Sequence[object] = (), fds: Sequence[int] = (), worker: int = 1) -> Child:
         # -P: a directory named like one of our packages, where the user happens to stand, must not be imported.
-        command = [sys.executable, "-P", "-m", "gateway.cli", "child", name, "--lifeline", str(self._lifeline)]
-        fds = [self._lifeline, lock_fd]
-        if name == GATEWAY:
-            command += ["--socket", str(self._listening.fileno())]
-            fds.append(self._listening.fileno())
-        return Child(name, command, environ=environ, fds=fds, changed=self._write_run_file)
+        command = [sys.executable, "-P", "-m", "gateway.cli", "child", kind, "--lifeline", str(self._lifeline)]
+        return Child(
+            numbered(kind, worker),
+            [*command, *map(str, words)],
+            environ=self._environ,
+            fds=[self._lifeline, self._lock_fd, *fds],
+            changed=self._write_run_file,
+        )
+
+    def _gateway(self, place: Place) -> Child:
+        words: list[object] = ["--socket", place.socket_fd, "--worker", place.number]
+        fds = [place.socket_fd]
+        if place.inner_fd >= 0:
+            words += ["--inner-socket", place.inner_fd, "--inner-ports", *place.inner_ports]
+            fds.append(place.inner_fd)
+        return self._child(GATEWAY, words, fds, place.number)
 
     def _on_signal(self, number: signal.Signals) -> None:
         if self._stop.is_set():  # the user asked twice
@@ -86,13 +95,13 @@ class Supervisor:
     async def _stop_children(self) -> bool:
         """Stop one after the other; say whether all left in order."""
         started, in_order = time.monotonic(), True
-        self._listening.close()
+        self._workers.close()
         for child in self._children.values():  # whoever stopped us may have told them too, as systemd does
             child.start_no_more()
-        for name, share in _STOP_ORDER:
-            if name in self._children:
-                left = started + share * (self._grace_seconds - _RESERVE_SECONDS) - time.monotonic()
-                in_order &= await self._children[name].stop(max(left, 0.0))
+        for kind, share in _STOP_ORDER:
+            left = started + share * (self._grace_seconds - _RESERVE_SECONDS) - time.monotonic()
+            alike = [child for name, child in self._children.items() if name.partition("-")[0] == kind]
+            in_order &= all(await asyncio.gather(*(child.stop(max(left, 0.0)) for child in alike)))
         return in_order
 
     async def _announce(self, ready: Callable[[str], None]) -> None:
@@ -113,16 +122,6 @@ class Supervisor:
 def runs_clickhouse(config: Config) -> bool:
     """Say whether the embedded server is one of the children."""
     return config.warehouse == "on" and not config.clickhouse_url
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket. Raises `CannotListen`."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise CannotListen(f"cannot listen on {host}:{port}: {reason}; choose another address with --listen") from error
 
 
 def _url_of(listening: socket.socket) -> str:

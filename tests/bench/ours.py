@@ -25,6 +25,7 @@ from gateway.publish import Sink
 from gateway.releases.snapshot import SnapshotKeeper
 from gateway.releases.store import Store
 from gateway.supervisor.gateway import serve_devices
+from gateway.supervisor.workers import Place
 from schemas.records import Record
 
 BATCHES_PREFIX: Final = "bench."
@@ -60,9 +61,10 @@ async def serve(log: str) -> None:
         kafka_replication=1,
     )
     listening = socket.create_server(("127.0.0.1", int(os.environ["PORT"])))
-    await (
-        _serve_without_log(config, listening, leave) if log == "nothing" else serve_devices(config, listening, leave)
-    )
+    if log == "nothing":
+        await _serve_without_log(config, listening, leave)
+    else:
+        await serve_devices(config, Place(1, listening.detach()), leave)
 
 
 async def _serve_without_log(config: Config, listening: socket.socket, leave: asyncio.Event) -> None:
