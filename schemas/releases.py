@@ -92,12 +92,14 @@ class SignedCatalogue(Struct, frozen=True):
     signatures: list[Signature]
 
 
-class KeyList(Struct, frozen=True, kw_only=True, tag_field="type", tag="keys/v1"):
+class KeyList(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="keys/v1"):
     """The release keys that may sign an app's catalogues, as the holders of the root keys say.
 
     * A device accepts a list only if as many of its root keys signed it as the app asks for, as the list itself
       asks for and as the list before did: one stolen root key can lower no threshold.
     * `version` only rises. What a key signed that is no longer listed is void, with its catalogue's number and floor.
+    * `floors` outlive every key: by model, the release below which nothing ever runs again, beside the catalogue's own
+      floor, whichever is higher.
     * When the list has expired its keys install nothing new; what runs goes on.
     """
 
@@ -107,6 +109,7 @@ class KeyList(Struct, frozen=True, kw_only=True, tag_field="type", tag="keys/v1"
     expires_at: Milliseconds
     threshold: Annotated[int, Meta(ge=1, le=16)]
     keys: Annotated[list[Annotated[bytes, Meta(min_length=32, max_length=32)]], Meta(max_length=64)]
+    floors: dict[Slug, Count32] = {}
 
 
 class Arm(Struct, frozen=True):

@@ -1,6 +1,6 @@
 """`backhaul key`: the signing keys of releases, which live with the publisher and never on a gateway."""
 
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -31,6 +31,8 @@ def register(nouns: Nouns) -> None:
     rotate.add_argument("--root", action="append", default=[], metavar="ROOT.pub", type=Path, help=_ROOT_HELP)
     rotate.add_argument("--add", action="append", default=[], metavar="FILE.pub", type=Path, help="list this key")
     rotate.add_argument("--remove", action="append", default=[], metavar="NAME", help="list this key no longer")
+    floor_help = "no release below N ever runs again, whichever key signs; it stays in every list that follows"
+    rotate.add_argument("--floor", action="append", default=[], metavar="MODEL=N", type=floor_of, help=floor_help)
     threshold_help = "how many root keys must sign this list and the next (default: as before, or 1)"
     rotate.add_argument("--threshold", type=whole(1), metavar="N", help=threshold_help)
     rotate.add_argument("--expires-in-days", type=int, default=365, metavar="D", help="how long it holds (365)")
@@ -43,6 +45,16 @@ def register(nouns: Nouns) -> None:
     listing = add_command(verbs, "list", _list, "show the release keys that an app's devices believe")
     listing.add_argument("--app", required=True, metavar="A")
     listing.add_argument("--root", action="append", default=[], metavar="ROOT.pub", type=Path, help=_ROOT_HELP)
+
+
+def floor_of(text: str) -> tuple[str, int]:
+    """Read a model and the release below which nothing of it may run."""
+    from schemas.wire import LARGEST_UINT32
+
+    model, _, number = text.partition("=")
+    if not (model and number.isascii() and number.isdigit() and int(number) <= LARGEST_UINT32):
+        raise ArgumentTypeError(f"{text!r} is not MODEL=N, such as upsell=42")
+    return model, int(number)
 
 
 def _generate(arguments: Namespace) -> int:
@@ -80,6 +92,7 @@ def _rotate(arguments: Namespace) -> int:
             threshold=arguments.threshold,
             expires_in_days=arguments.expires_in_days,
             now_ms=now_ms(),
+            floors=dict(arguments.floor),
         )
         if arguments.out:
             return document
@@ -122,11 +135,14 @@ def _show_list(arguments: Namespace, keys: "KeyList") -> int:
 
     names = [key_name(key) for key in keys.keys]
     data = {"app": keys.app, "version": keys.version, "threshold": keys.threshold, "keys": names}
-    show(
-        arguments, data | {"expires_at": keys.expires_at}, f"key list {keys.version} of {keys.app}: {', '.join(names)}"
-    )
+    text = f"key list {keys.version} of {keys.app}: {', '.join(names) or 'no key'}{_floors_text(keys)}"
+    show(arguments, data | {"expires_at": keys.expires_at, "floors": keys.floors}, text)
     note("catalogues signed by a key that is no longer listed are void now: sign them again with 'release renew'")
     return 0
+
+
+def _floors_text(keys: "KeyList") -> str:
+    return "".join(f"; {model} from release {floor} on" for model, floor in keys.floors.items())
 
 
 def _list(arguments: Namespace) -> int:
@@ -140,7 +156,11 @@ def _list(arguments: Namespace) -> int:
         return found[1] if found else None
 
     keys = with_store(configuration(arguments), find, app=arguments.app)
-    columns = ("key", "version", "threshold", "expires")
-    rows = [(key_name(key), keys.version, keys.threshold, moment(keys.expires_at)) for key in keys.keys] if keys else []
-    show_table(arguments, columns, rows, "no key list: catalogues are signed by a root key itself")
+    if keys is None:
+        show_table(arguments, (), [], "no key list: catalogues are signed by a root key itself")
+        return 0
+    columns = ("key", "version", "threshold", "expires", "floors")
+    floors = keys.floors if arguments.json else ", ".join(f"{model} {floor}" for model, floor in keys.floors.items())
+    rows = [(key_name(key), keys.version, keys.threshold, moment(keys.expires_at), floors) for key in keys.keys]
+    show_table(arguments, columns, rows, f"key list {keys.version} names no key{_floors_text(keys)}")
     return 0

@@ -55,6 +55,10 @@ class Ground:
         """The keys any of which may have signed a catalogue."""
         return self.trust.ring.trusted()
 
+    def floor(self, model: str) -> int:
+        """The key list's floor of a model."""
+        return self.trust.ring.floor(model)
+
     def now_ms(self) -> int:
         """The device's time, moved into the range that an event can carry."""
         return min(max(self.clock.now_ms(), 0), LAST_MILLISECOND)
@@ -75,6 +79,11 @@ class Kept:
         self.state = ModelState()
         self.catalogue: Catalogue | None = None
         self._unwritten = False
+
+    @property
+    def floor(self) -> int:
+        """The release below which nothing runs, by the catalogue that is kept and by the key list."""
+        return max(self.state.floor, self._ground.floor(self.model))
 
     def restore(self, text: bytes | None) -> None:
         """Take up what was written. A catalogue whose key is no longer ours is as good as none."""

@@ -23,23 +23,35 @@ _keys: Final = msgspec.json.Decoder(KeyList)
 
 
 class KeysVerdict(Struct, frozen=True):
-    """What a key list turned out to be; `keys` is there only for "ok"."""
+    """What a key list turned out to be.
+
+    `keys` is there for "ok", and for "expired" where a list was accepted before: what it no longer names is revoked as
+    much as ever, and by what it names nothing is installed. On a new install it would only lend an old key a voice.
+    """
 
     code: KeysCode
     keys: KeyList | None = None
 
 
 class Keyring(Struct, frozen=True):
-    """The root keys by name, how many of them must agree, and the newest list accepted."""
+    """The root keys by name, how many of them must agree, and the newest list accepted, with the bytes that it came in.
+
+    A version belongs to the bytes that came under it first: others are "stale".
+    """
 
     roots: Mapping[str, bytes]
     threshold: int = 1
     listed: KeyList | None = None
+    document: bytes = b""
 
     @property
     def version(self) -> int:
         """The newest list's version; 0 when there is none."""
         return 0 if self.listed is None else self.listed.version
+
+    def floor(self, model: str) -> int:
+        """Return the release below which nothing of a model runs, whoever signed the catalogue."""
+        return 0 if self.listed is None else self.listed.floors.get(model, 0)
 
     def trusted(self, now_ms: int | None = None) -> dict[str, bytes]:
         """Return the keys any of which may sign a catalogue; at a time, without those of a list that has expired."""
@@ -61,8 +73,10 @@ def judge_keys(signed: SignedKeys, ring: Keyring, *, app: str, now_ms: int) -> K
         keys = _keys.decode(signed.document)
     except (ValueError, RecursionError):
         return KeysVerdict("malformed")
-    code = _content_code(keys, ring, agreed, app=app, now_ms=now_ms)
-    return KeysVerdict(code, keys if code == "ok" else None)
+    seen = ring.version + (ring.document not in (b"", signed.document))
+    code = _content_code(keys, ring, agreed, app=app, seen=seen, now_ms=now_ms)
+    counts = code == "ok" or (code == "expired" and ring.listed is not None)
+    return KeysVerdict(code, keys if counts else None)
 
 
 def read_keys_again(signed: SignedKeys, roots: Mapping[str, bytes], threshold: int) -> KeyList | None:
@@ -75,11 +89,11 @@ def read_keys_again(signed: SignedKeys, roots: Mapping[str, bytes], threshold: i
         return None
 
 
-def _content_code(keys: KeyList, ring: Keyring, agreed: int, *, app: str, now_ms: int) -> KeysCode:
+def _content_code(keys: KeyList, ring: Keyring, agreed: int, *, app: str, seen: int, now_ms: int) -> KeysCode:
     before = ring.listed
     if keys.app != app:
         return "wrong_app"
-    if keys.version < ring.version:
+    if keys.version < seen:
         return "stale"
     if agreed < max(keys.threshold, 1 if before is None else before.threshold):
         return "too_few_signatures"

@@ -61,7 +61,7 @@ class Slot:
         """Name what runs as the gateway knows it: by number only if the accepted catalogue lists this very artifact."""
         if self.running.model is None:
             return "none"
-        entry = rules.listed(self.kept.catalogue, self.kept.state.floor, self.running.release)
+        entry = rules.listed(self.kept.catalogue, self.kept.floor, self.running.release)
         return self.running.release if entry is not None and entry.sha256 == self.running.sha256 else "bundled"
 
     def settle(self) -> None:
@@ -145,7 +145,7 @@ class Slot:
 
     def adopt_terms(self) -> None:
         """Decide from now on with the parameters that the catalogue gives to what runs."""
-        entry = rules.listed(self.kept.catalogue, self.kept.state.floor, self.running.release)
+        entry = rules.listed(self.kept.catalogue, self.kept.floor, self.running.release)
         if entry is not None and entry.sha256 == self.running.sha256:
             self.running = msgspec.structs.replace(self.running, parameters=entry.parameters)
 
@@ -155,7 +155,7 @@ class Slot:
             return
         if state.use != "bundled":
             for kept, source in ((state.active, "ota"), (state.previous, "previous")):
-                entry = rules.current(self.kept.catalogue, state.floor, kept)
+                entry = rules.current(self.kept.catalogue, self.kept.floor, kept)
                 if entry is not None:
                     source = "bundled" if entry.sha256 == bundled.sha256 else source
                     yield Choice(entry.release, entry.sha256, cast("Source", source), entry)
@@ -192,5 +192,5 @@ class Slot:
 
     def _bundled_entry(self) -> Release | None:
         """Return the catalogue's entry for the bundle itself, whose newer parameters then hold."""
-        entry = rules.listed(self.kept.catalogue, self.kept.state.floor, self.bundled.release)
+        entry = rules.listed(self.kept.catalogue, self.kept.floor, self.bundled.release)
         return entry if entry is not None and entry.sha256 == self.bundled.sha256 else None

@@ -114,26 +114,39 @@ def current(catalogue: Catalogue | None, floor: int, kept: Release | None) -> Re
     return entry if entry is not None and kept is not None and entry.sha256 == kept.sha256 else None
 
 
-def accepted(state: ModelState, catalogue: Catalogue, news: CatalogueNews, bundled_sha256: str) -> ModelState:
-    """Take a verified catalogue: what it does not list, or puts below the floor, is gone from the state."""
-    floor = max(state.floor, catalogue.floor)
+def accepted(
+    state: ModelState, catalogue: Catalogue, news: CatalogueNews, bundled_sha256: str, least: int = 0
+) -> ModelState:
+    """Take a verified catalogue: what it does not list, or is below its floor or `least`, is gone from the state."""
     known = {entry.sha256 for entry in catalogue.releases} | {bundled_sha256}
-    return msgspec.structs.replace(
+    taken = msgspec.structs.replace(
         state,
         document=news.document,
         signatures=news.signatures,
         base_url=news.base_url,
         number=catalogue.number,
-        floor=floor,
+        floor=max(state.floor, catalogue.floor),
+        attempts={sha: attempt for sha, attempt in state.attempts.items() if sha in known},
+    )
+    return still_listed(taken, catalogue, least)
+
+
+def still_listed(state: ModelState, catalogue: Catalogue | None, least: int) -> ModelState:
+    """Forget what may not run any more; `least` is the floor of the key list, which no catalogue lowers."""
+    floor = max(state.floor, least)
+    return msgspec.structs.replace(
+        state,
         active=current(catalogue, floor, state.active),
         previous=current(catalogue, floor, state.previous),
         candidate=current(catalogue, floor, state.candidate),
-        attempts={sha: attempt for sha, attempt in state.attempts.items() if sha in known},
     )
 
 
 def unbound(state: ModelState) -> ModelState:
-    """Forget a catalogue whose key is no longer listed: whoever stole that key may have chosen its number and floor."""
+    """Forget a catalogue whose key is no longer listed: whoever stole that key may have chosen its number and floor.
+
+    The floor that was meant stands in the key list: what signs that was not stolen.
+    """
     return msgspec.structs.replace(state, document=b"", signatures=[], number=0, floor=0)
 
 

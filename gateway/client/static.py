@@ -66,7 +66,7 @@ def _plain(news: StaticNews) -> CatalogueNews:
 
 def _choice(slot: Slot, news: StaticNews) -> Use:
     """Return what to run: what the file says, or the newest release that fits and is not newer than that."""
-    catalogue, floor = slot.kept.catalogue, slot.kept.state.floor
+    catalogue, floor = slot.kept.catalogue, slot.kept.floor
     listed = [] if catalogue is None else [each for each in catalogue.releases if each.release >= floor]
     fitting = sorted((each.release for each in listed if slot.unsupported(each) is None), reverse=True)
     if isinstance(news.use, UnsetType):

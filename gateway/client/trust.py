@@ -44,7 +44,8 @@ class Trust:
             return
         if signed is not None and signed != self._accepted:
             self._accepted = signed
-            self.ring = replace(self.ring, listed=read_keys_again(signed, self.ring.roots, self.ring.threshold))
+            listed = read_keys_again(signed, self.ring.roots, self.ring.threshold)
+            self.ring = replace(self.ring, listed=listed, document=b"" if listed is None else signed.document)
 
     def time(self, device_ms: int, server_ms: int | None, issued: Iterable[int]) -> int:
         """Return the time by which documents expire, and remember what both clocks vouch for.
@@ -74,5 +75,6 @@ class Trust:
             except StorageFailed:
                 # In memory it counts all the same: what was revoked must stop. After a restart it is sent again.
                 logger.warning("the key list could not be written", exc_info=True)
-            self._accepted, self.ring = signed, replace(self.ring, listed=verdict.keys)
+            self._accepted = signed
+            self.ring = replace(self.ring, listed=verdict.keys, document=signed.document)
         return verdict.code

@@ -87,11 +87,13 @@ class Updates:
         self._wanted = {}
         now_ms = self._time(reply.server_time if timed else None)
         news_of = {model: news for model, news in (reply.catalogues or {}).items() if model in self._slots}
-        changed = any(self._learn_keys(self._slots[model], news, now_ms) for model, news in news_of.items())
+        before = self._ground.trust.ring
+        for model, news in news_of.items():
+            self._learn_keys(self._slots[model], news, now_ms)
         for model, news in news_of.items():
             self._consider(self._slots[model], news, now_ms)
-        if changed:
-            self._drop_unbound()
+        if self._ground.trust.ring is not before:
+            self._follow_keys()
         for model, use in (reply.use or {}).items():
             if model in self._slots:
                 self._obey(self._slots[model], use, reply.inline or {}, now_ms)
@@ -132,7 +134,7 @@ class Updates:
             return
         del self._wanted[wanted.model]
         slot, entry = self._slots[wanted.model], wanted.entry
-        if rules.listed(slot.kept.catalogue, slot.kept.state.floor, entry.release) != entry:
+        if rules.listed(slot.kept.catalogue, slot.kept.floor, entry.release) != entry:
             return
         if got.failed == "deferred":  # no fault of its own: the answer to the next flush asks for it again
             slot.kept.report(entry.release, got.failed)
@@ -159,30 +161,24 @@ class Updates:
         issued = [catalogue.issued_at for catalogue in catalogues if catalogue is not None]
         return self._ground.trust.time(self._ground.expiry_ms(), server_ms, issued)
 
-    def _learn_keys(self, slot: Slot, news: CatalogueNews, now_ms: int) -> bool:
-        """Take the key list that came with the news; say whether it changed who is believed."""
+    def _learn_keys(self, slot: Slot, news: CatalogueNews, now_ms: int) -> None:
+        """Take the key list that came with the news, if any did."""
         if isinstance(news.keys, UnsetType):
-            return False
+            return
         code = self._ground.trust.accept(news.keys, app=self._ground.app, now_ms=now_ms)
         if code not in (None, "ok"):
-            logger.warning("a key list was refused: %s", code)
+            logger.warning("a key list does not hold: %s", code)
             slot.kept.report(0, f"keys_{code}")
-        return code == "ok"
 
-    def _drop_unbound(self) -> None:
+    def _follow_keys(self) -> None:
+        """Stop what a new key list puts an end to: what a dropped key signed, and what is below its floors."""
         for slot in self._slots.values():
             kept = slot.kept
-            if not kept.state.document or self._is_bound(kept.state):
-                continue
-            leaving = slot.running.source in ("ota", "previous")
-            events = [kept.event("reverted", slot.running.release, "key_revoked")] if leaving else []
-            use: Use = kept.state.use if isinstance(kept.state.use, str) else "bundled"
-            gone = msgspec.structs.replace(
-                rules.unbound(kept.state), active=None, previous=None, candidate=None, use=use
-            )
-            kept.move(gone, *events, anyway=True)
-            kept.catalogue = None
-            slot.settle()
+            if kept.state.document and not self._is_bound(kept.state):
+                _drop(slot)
+            elif (after := rules.still_listed(kept.state, kept.catalogue, kept.floor)) != kept.state:
+                kept.move(after, *_revocations(slot, kept.state, after), anyway=True)
+                slot.settle()
 
     def _is_bound(self, state: rules.ModelState, now_ms: int | None = None) -> bool:
         """Say whether a key that is believed signed the catalogue that is kept."""
@@ -212,10 +208,12 @@ class Updates:
             return
         slot.refused = ""
         before = kept.state
-        after = rules.accepted(known, verdict.catalogue, news, slot.bundled.sha256)
+        after = rules.accepted(known, verdict.catalogue, news, slot.bundled.sha256, self._ground.floor(kept.model))
         kept.move(after, *_revocations(slot, before, after), anyway=True)
         kept.catalogue = verdict.catalogue
-        if slot.running.source in ("ota", "previous") and slot.use() == "bundled":
+        # The bundle itself may run under a number, and by terms, that are listed no more.
+        running, bundled = slot.running, slot.bundled
+        if slot.use() == "bundled" and (running.sha256, running.release) != (bundled.sha256, bundled.release):
             slot.settle()
         slot.adopt_terms()
 
@@ -223,7 +221,7 @@ class Updates:
         if isinstance(use, str):
             _hold(slot, use)
             return
-        entry = rules.listed(slot.kept.catalogue, slot.kept.state.floor, use)
+        entry = rules.listed(slot.kept.catalogue, slot.kept.floor, use)
         if entry is None:
             slot.kept.report(use, "not_listed")
         elif entry.sha256 == slot.running.sha256:
@@ -263,9 +261,21 @@ class Updates:
             raise FetchFailed("disk_full") from error
 
 
+def _drop(slot: Slot) -> None:
+    """Forget a catalogue that nobody vouches for any more, and what came by it."""
+    kept, leaving = slot.kept, slot.running.source in ("ota", "previous")
+    events = [kept.event("reverted", slot.running.release, "key_revoked")] if leaving else []
+    use: Use = kept.state.use if isinstance(kept.state.use, str) else "bundled"
+    gone = msgspec.structs.replace(rules.unbound(kept.state), active=None, previous=None, candidate=None, use=use)
+    kept.move(gone, *events, anyway=True)
+    kept.catalogue = None
+    slot.settle()
+
+
 def _revocations(slot: Slot, before: rules.ModelState, after: rules.ModelState) -> list[ModelEvent]:
+    floor = max(after.floor, slot.kept.floor)
     return [
-        slot.kept.event("reverted", kept.release, "below_floor" if kept.release < after.floor else "not_listed")
+        slot.kept.event("reverted", kept.release, "below_floor" if kept.release < floor else "not_listed")
         for kept, left in ((before.active, after.active), (before.previous, after.previous))
         if kept is not None and left is None and kept.sha256 == slot.running.sha256
     ]

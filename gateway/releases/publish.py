@@ -27,6 +27,7 @@ from gateway.releases.catalogues import (
 from gateway.releases.documents import CATALOGUES, Series, artifact_path, parse_path
 from gateway.releases.errors import BadArtifact, BadReleaseTerms
 from gateway.releases.facts import Facts
+from gateway.releases.keylists import listed_floor
 from gateway.releases.keys import public_bytes, sign
 from gateway.releases.packing import write_artifact
 from gateway.releases.rollouts import check_steered
@@ -129,6 +130,7 @@ async def prepare_release(
         probe=artifact.probes,
         downloads=[],
     )
+    await _check_floor(store, app, model, published.release)
     if not again:
         _check_new(published, last)
     published = replace(published, downloads=await write_artifact(store, artifact, last.releases if last else ()))
@@ -165,6 +167,14 @@ def _number(wanted: int | None, last: Catalogue | None) -> int:
     if wanted <= highest:
         raise BadReleaseTerms(f"release {wanted} is not above {highest}, the last one: leave the number out")
     return wanted
+
+
+async def _check_floor(store: Store, app: str, model: str, number: int) -> None:
+    floor = await listed_floor(store, app, model)
+    if number < floor:
+        raise BadReleaseTerms(
+            f"release {number} is below the floor {floor} of the key list, so no device would run it: --release {floor}"
+        )
 
 
 def _check_new(published: Release, last: Catalogue | None) -> None:

@@ -1,14 +1,17 @@
-"""What the store said at a moment in the past: the catalogue and the rollout that were in force then.
+"""What the store said at a moment in the past: the catalogue, the rollout and the key list that were in force then.
 
 * Documents are never changed, so the past can be read again. The times are those that publishers and operators wrote
   down; a gateway followed within its refresh, and later where a release was signed elsewhere and attached afterwards.
 """
 
-from gateway.releases.documents import CATALOGUES, ROLLOUTS, Series, parse_path
+from msgspec.structs import replace
+
+from gateway.releases.documents import CATALOGUES, KEYS, ROLLOUTS, Series, parse_path
 from gateway.releases.errors import BadDocument
-from gateway.releases.rules import ModelRules, model_rules, read_catalogue, read_rollout
+from gateway.releases.rules import ModelRules, model_rules, read_catalogue, read_keys, read_rollout, with_keys
 from gateway.releases.store import Store
-from schemas.releases import Rollout
+from schemas.releases import KeyList, Rollout
+from schemas.wire import SignedKeys
 
 
 async def rules_at(store: Store, app: str, model: str, at_ms: int) -> ModelRules | None:
@@ -20,14 +23,11 @@ async def rules_at(store: Store, app: str, model: str, at_ms: int) -> ModelRules
         except BadDocument:
             continue
         if catalogue.issued_at <= at_ms:
-            rules = model_rules(signed, catalogue, "/", {})
-            return ModelRules(
-                number=rules.number,
-                news=rules.news,
-                releases=rules.releases,
-                inline={},
-                rollout=await _rollout_at(store, app, model, at_ms),
+            rules = replace(
+                model_rules(signed, catalogue, "/", {}), rollout=await _rollout_at(store, app, model, at_ms)
             )
+            keys = await _keys_at(store, app, at_ms)
+            return rules if keys is None else with_keys(rules, model, *keys)
     return None
 
 
@@ -40,6 +40,18 @@ async def _rollout_at(store: Store, app: str, model: str, at_ms: int) -> Rollout
             continue
         if rollout.at <= at_ms:
             return rollout
+    return None
+
+
+async def _keys_at(store: Store, app: str, at_ms: int) -> tuple[SignedKeys, KeyList] | None:
+    series = Series(KEYS, app)
+    for number in await _numbers(store, series):
+        try:
+            signed, keys = read_keys(await store.get(series.path(number)), app, number)
+        except BadDocument:
+            continue
+        if keys.issued_at <= at_ms:
+            return signed, keys
     return None
 
 

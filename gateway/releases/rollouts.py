@@ -23,6 +23,7 @@ from gateway.releases.apps import check_name, load_app
 from gateway.releases.decide import UNDER_WAY
 from gateway.releases.documents import APPS, CATALOGUES, PROPOSALS, ROLLOUTS, Series, append, newest, parse_path
 from gateway.releases.errors import BadDocument, BadPlan, NotAllowed, NotNow, SomeoneWroteInBetween
+from gateway.releases.keylists import listed_floor
 from gateway.releases.rules import read_catalogue, read_rollout
 from gateway.releases.store import Store
 from gateway.releases.transitions import Change
@@ -179,7 +180,8 @@ async def _check_uses(store: Store, rollout: Rollout, before: Rollout | None) ->
     if not fresh:
         return
     catalogue = await _newest_catalogue(store, rollout.app, rollout.model)
-    listed = {release.release for release in catalogue.releases if release.release >= catalogue.floor}
+    floor = max(catalogue.floor, await listed_floor(store, rollout.app, rollout.model))
+    listed = {release.release for release in catalogue.releases if release.release >= floor}
     for use in fresh:
         if use not in listed:
             raise BadPlan(

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 from msgspec import UNSET, Struct
+from msgspec.structs import replace
 
 from gateway.releases.errors import BadDocument
 from schemas.releases import Catalogue, Download, KeyList, Release, Rollout, SignedCatalogue
@@ -63,6 +64,17 @@ def model_rules(
         news=CatalogueNews(signed.document, signed.signatures, base_url),
         releases=tuple(sorted(runnable, key=lambda release: release.release, reverse=True)),
         inline=inline,
+    )
+
+
+def with_keys(rules: ModelRules, model: str, signed: SignedKeys, keys: KeyList) -> ModelRules:
+    """Add the key list that travels with the news; nothing below its floor is ever offered."""
+    floor = keys.floors.get(model, 0)
+    return replace(
+        rules,
+        keys=keys.version,
+        news=replace(rules.news, keys=signed),
+        releases=tuple(release for release in rules.releases if release.release >= floor),
     )
 
 

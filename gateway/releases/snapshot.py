@@ -31,9 +31,10 @@ from gateway.releases.rules import (
     read_keys,
     read_rollout,
     smallest_download,
+    with_keys,
 )
 from gateway.releases.store import NotFound, Store, StoreError
-from schemas.releases import App, Catalogue, Rollout
+from schemas.releases import App, Catalogue, KeyList, Rollout
 from schemas.wire import SignedKeys
 
 _log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ _READS_AT_ONCE: Final = 16
 # Questions about keys that nobody made must not become as many listings of the store.
 _BETWEEN_ASKED_SECONDS: Final = 1.0
 
-Document = App | ModelRules | Rollout | SignedKeys
+Document = App | ModelRules | Rollout | tuple[SignedKeys, KeyList]
 
 
 class KeyHolder(Struct, frozen=True):
@@ -233,7 +234,7 @@ class SnapshotKeeper:
         if series.kind == APPS:
             return read_app(stored, series.app, number)
         if series.kind == KEYS:
-            return read_keys(stored, series.app, number)[0]
+            return read_keys(stored, series.app, number)
         if series.kind == ROLLOUTS:
             return read_rollout(stored, series.app, series.model)
         signed, catalogue = read_catalogue(stored, series.app, series.model, number)
@@ -289,7 +290,7 @@ def _snapshot(good: Mapping[Series, tuple[int, Document]], now_ms: int) -> Snaps
             rollout, listed = good.get(series._replace(kind=ROLLOUTS)), good.get(Series(KEYS, series.app))
             if rollout is not None and isinstance(rollout[1], Rollout):
                 document = replace(document, rollout=rollout[1])
-            if listed is not None and isinstance(listed[1], SignedKeys):
-                document = replace(document, keys=listed[0], news=replace(document.news, keys=listed[1]))
+            if listed is not None and isinstance(listed[1], tuple):
+                document = with_keys(document, series.model, *listed[1])
             apps.setdefault(series.app, {})[series.model] = document
     return Snapshot(keys, apps, now_ms)

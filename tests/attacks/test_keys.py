@@ -7,6 +7,8 @@ import msgspec
 import pytest
 
 from gateway.client import Client
+from gateway.releases.errors import BadReleaseTerms
+from gateway.releases.keylists import listed_floor
 from schemas.releases import CATALOGUE_CONTEXT, KEYS_CONTEXT, KeyList
 from schemas.wire import CatalogueNews, SignedKeys
 
@@ -128,9 +130,9 @@ async def test_with_a_threshold_one_root_alone_publishes_nothing(world: World, r
     ("changes", "code"),
     [
         ({"version": 1}, "stale"),
+        ({"version": 2}, "stale"),
         ({"app": "other"}, "wrong_app"),
         ({"threshold": 1}, "threshold_lowered"),
-        ({"expires_at": 1}, "expired"),
         ({"keys": "x"}, "malformed"),
     ],
 )
@@ -151,6 +153,115 @@ async def test_a_list_that_the_roots_did_sign_but_not_for_this_is_refused(
     await device.flush()
     assert running(device) == ("ota", 1)
     assert (0, "failed", f"keys_{code}") in world.hostile.reported()
+
+
+async def test_a_list_that_comes_late_and_has_expired_still_revokes(world: World, running: Running) -> None:
+    publisher = world.publisher
+    first = await publisher.list_keys("release")
+    world.offers(with_keys(await publisher.publish(2, key="release"), first), 1)
+    device = await world.device()
+    await device.flush()
+    assert running(device) == ("ota", 1)
+    late = await publisher.list_keys("next", expires_in_days=1)
+    world.clock.ms += 2 * 86_400_000
+    world.offers(with_keys(await publisher.news(), late), 1)
+    await device.flush()
+    assert running(device) == BUNDLED
+
+
+async def revoked_by_the_stolen_key(world: World, **terms: Any) -> tuple[CatalogueNews, CatalogueNews]:
+    """Revoke releases 1 and 2 with a key and then the key itself.
+
+    Return the last catalogue and an earlier one that lists release 2, by a key that stays; both with the newest list.
+    """
+    publisher = world.publisher
+    first = await publisher.list_keys("release", "next")
+    await publisher.publish(1, key="next")
+    old = await publisher.publish(2, key="next")
+    last = await publisher.publish(1, key="release", floor=3)
+    world.offers(with_keys(old, first), 2)
+    second = await publisher.list_keys("next", **terms)
+    return with_keys(last, second), with_keys(old, second)
+
+
+@pytest.mark.parametrize("knew_the_floor", [True, False])
+async def test_what_a_key_revoked_stays_so_when_the_key_is_revoked_itself(
+    world: World, running: Running, knew_the_floor: bool
+) -> None:
+    last, old = await revoked_by_the_stolen_key(world, floors={"upsell": 3})
+    device = await world.device()
+    await device.flush()
+    assert running(device) == ("ota", 2), "the list that was sent first"
+    if knew_the_floor:
+        world.offers(msgspec.structs.replace(last, keys=world.hostile.news["upsell"].keys), 3)
+        await device.flush()
+        assert running(device)[1] != 2
+    world.offers(old, 2)
+    await device.flush()
+    await device.flush()
+    assert running(device) == BUNDLED
+    assert (2, "failed", "not_listed") in world.hostile.reported()
+    await device.close()
+    again = await world.device()
+    assert running(again) == BUNDLED, "the floor is on disk with the list"
+    await again.flush()
+    assert running(again) == BUNDLED
+
+
+async def test_what_runs_stops_with_a_list_that_puts_it_below_the_floor(world: World, running: Running) -> None:
+    publisher = world.publisher
+    await publisher.publish(1)
+    news = await publisher.publish(2)
+    world.offers(with_keys(news, await publisher.list_keys()), 2)
+    device = await world.device()
+    await device.flush()
+    assert running(device) == ("ota", 2)
+    raised = await publisher.list_keys(floors={"upsell": 3})
+    forged = publisher.signed("attacker", news.document, CATALOGUE_CONTEXT)
+    world.offers(CatalogueNews(news.document, forged, keys=raised), 2)
+    await device.flush()
+    assert running(device) == BUNDLED, "whatever catalogue came with it"
+    await device.flush()
+    assert (2, "reverted", "below_floor") in world.hostile.reported()
+
+
+async def test_a_list_that_drops_a_key_says_what_becomes_of_the_floors_that_it_signed(world: World) -> None:
+    with pytest.raises(BadReleaseTerms, match="say --floor upsell=3 to keep"):
+        await revoked_by_the_stolen_key(world)
+    list_keys, store = world.publisher.list_keys, world.publisher.store
+    forgotten = await list_keys("next", floors={"upsell": 0})
+    assert msgspec.json.decode(forgotten.document, type=KeyList).floors == {}
+    await world.publisher.publish(1, key="next", floor=4)
+    kept = await list_keys("release", "next")
+    assert msgspec.json.decode(kept.document, type=KeyList).floors == {}, "while the key is there, nothing is lost"
+    await world.publisher.publish(1, key="release", floor=4)
+    taken_over = await list_keys("next")
+    assert msgspec.json.decode(taken_over.document, type=KeyList).floors == {"upsell": 4}
+    for again in (await list_keys("next"), await list_keys("next", "release", floors={"churn": 9})):
+        assert msgspec.json.decode(again.document, type=KeyList).floors.items() >= {("upsell", 4)}, "for good"
+    with pytest.raises(BadReleaseTerms, match="never falls"):
+        await list_keys("next", floors={"upsell": 3})
+    assert await listed_floor(store, "shop", "upsell") == 4
+
+
+async def test_new_roots_take_over_by_lists_that_old_and_new_ones_sign(world: World, running: Running) -> None:
+    publisher, both = world.publisher, ("root1", "root2")
+    before = await publisher.list_keys("release", floors={"upsell": 1})
+    world.offers(with_keys(await publisher.publish(2, key="release"), before), 1)
+    old = await world.device(roots=("root1",))
+    await old.flush()
+    world.offers(with_keys(await publisher.news(), await publisher.list_keys("release", signers=both)), 1)
+    await old.flush()
+    assert running(old) == ("ota", 1), "an app with the old root alone"
+    await old.close()
+    new = await world.device(roots=("root2",))
+    assert running(new) == ("ota", 1), "and its update with the new root alone, before any contact"
+    assert len(world.hostile.fetched) == 1
+    world.offers(with_keys(await publisher.news(), await publisher.list_keys("attacker", signers=("root1",))), 1)
+    await new.flush()
+    await new.flush()
+    assert running(new) == ("ota", 1), "to which the old root is a stranger"
+    assert (0, "failed", "keys_too_few_signatures") in world.hostile.reported()
 
 
 async def test_an_expired_list_installs_nothing_new_and_what_runs_goes_on(world: World, running: Running) -> None:

@@ -105,6 +105,25 @@ def test_a_stolen_key_is_replaced_and_the_catalogue_signed_again(run: Run) -> No
     assert run("release", "verify", "--root", "root1.pub", "--json").json == []
 
 
+def test_a_list_that_drops_a_key_keeps_the_floor_that_the_key_signed(run: Run) -> None:
+    old = rotate(run, "--add", "release1.pub", "--add", "release2.pub").json["keys"][0]
+    for number in (1, 2):
+        publish(run, "release1", number=number)
+    assert run("release", "revoke", *UPSELL, "--sign", "release1", "--below", 2).code == 0
+    refused = rotate(run, "--remove", old)
+    assert (refused.code, "say --floor upsell=2 to keep them" in refused.err) == (1, True)
+    with pytest.raises(SystemExit, match="2"):
+        rotate(run, "--remove", old, "--floor", "upsell")
+    assert rotate(run, "--remove", old, "--floor", "upsell=3").json["floors"] == {"upsell": 3}
+    assert run("key", "list", "--app", "shop", "--json").json[0]["floors"] == {"upsell": 3}
+    below = publish(run, "release2", "--trust", "release1.pub", "--release", 2, "--again")
+    assert below.code == 1
+    assert run("release", "renew", *UPSELL, "--sign", "release2", "--trust", "release1.pub").code == 0
+    start = ("rollout", "start", *UPSELL, "--challenger", 2, "--champion", "bundled", "--reason", "try")
+    assert "is not listed or is below the floor" in run(*start).err
+    assert publish(run, "release2", "--again").code == 0, "release 3 is not below it"
+
+
 def test_two_of_two_roots_must_sign_and_one_cannot_lower_that(run: Run) -> None:
     both = ("--sign", "root2", "--threshold", 2)
     assert rotate(run, "--add", "release1.pub", *both).json["threshold"] == 2

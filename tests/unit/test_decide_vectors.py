@@ -9,10 +9,11 @@ import msgspec
 import pytest
 
 from gateway.client.keyring import Keyring, KeysCode, judge_keys
+from gateway.client.state import ModelState, still_listed
 from gateway.client.verify import verify
 from gateway.releases.decide import Decision, arm_of, bucket, decide
-from gateway.releases.rules import ModelRules, model_rules, read_rollout
-from schemas.releases import Arm, Catalogue, KeyList, SignedCatalogue
+from gateway.releases.rules import ModelRules, model_rules, read_rollout, with_keys
+from schemas.releases import Arm, Catalogue, KeyList, Release, SignedCatalogue
 from schemas.versions import parse_specifier, parse_version, satisfies
 from schemas.wire import Envelope, Signature, SignedKeys
 
@@ -58,6 +59,7 @@ def test_a_catalogue_gets_its_verdict(case: Json) -> None:
         seen=case["seen"],
         floor=case["floor"],
         now_ms=case["now_ms"],
+        seen_document=msgspec.convert(case.get("seen_document", ""), bytes),
     )
     assert verdict.code == case["code"]
     assert case["code"] in whole["codes"]
@@ -77,10 +79,32 @@ def test_a_key_list_gets_its_verdict(case: Json) -> None:
             keys=[],
         )
     signed = msgspec.convert({"document": case["document"], "signatures": case["signatures"]}, SignedKeys)
-    ring = Keyring(roots, case["threshold"], seen)
+    ring = Keyring(roots, case["threshold"], seen, msgspec.convert(case.get("seen_document", ""), bytes))
     verdict = judge_keys(signed, ring, app="shop", now_ms=case["now_ms"])
     assert verdict.code == case["code"]
-    assert (verdict.keys is not None) is (case["code"] == "ok")
+    assert (verdict.keys is not None) is (case["code"] == "ok" or (case["code"] == "expired" and seen is not None))
+
+
+@pytest.mark.parametrize("case", cases("keys", "floors"))
+def test_the_higher_floor_holds_on_the_device_and_on_the_gateway(case: Json) -> None:
+    entry = {"release": case["release"], "format": "opaque", "sha256": "0" * 64, "size": 1, "downloads": []}
+    document = {"type": "catalogue/v1", "app": "shop", "model": case["model"], "number": 1, "issued_at": 0}
+    listing = msgspec.convert(
+        {**document, "expires_at": 1, "floor": case["seen"], "releases": [msgspec.convert(entry, Release)]}, Catalogue
+    )
+    kept = msgspec.convert(entry, Release)
+    ring = Keyring({}, 1, None if case["list"] is None else key_list_of(case["list"]))
+    state = still_listed(ModelState(floor=case["seen"], active=kept), listing, ring.floor(case["model"]))
+    assert (state.active is not None) is case["runs"]
+
+    rules = model_rules(SignedCatalogue(b"", []), listing, "/", {})
+    if ring.listed is not None:
+        rules = with_keys(rules, case["model"], SignedKeys(b"", []), ring.listed)
+    assert bool(rules.releases) is case["runs"]
+
+
+def key_list_of(floors: Json) -> KeyList:
+    return KeyList(app="shop", version=1, issued_at=0, expires_at=1, threshold=1, keys=[], floors=floors)
 
 
 def test_every_verdict_has_a_vector() -> None:

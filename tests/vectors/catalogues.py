@@ -82,7 +82,7 @@ CODES: Final = {
     "malformed": "The bytes are signed, and are not a catalogue/v1; or they are more than 65536, whoever signed them.",
     "wrong_app": "The catalogue is another app's.",
     "wrong_model": "The catalogue is another model's.",
-    "stale": "The number is lower than one that the device has seen: a rollback.",
+    "stale": "The number is lower than one that the device has seen, a rollback; or it is that one, in other bytes.",
     "floor_lowered": "The floor is lower than one that the device has seen: a floor never falls.",
     "expired": "now_ms is at or past expires_at: the device keeps the number and the floor, and what is not listed or "
     "is below the floor stops; nothing new is installed, and what runs keeps running.",
@@ -106,6 +106,9 @@ def catalogue_cases() -> Iterator[Json]:
     yield case("a good catalogue", "ok", good)
     yield case("a good catalogue for a device that has seen none", "ok", good, seen=0, floor=0)
     yield case("the same catalogue again", "ok", good, seen=17)
+    yield case("the number that was seen, in the same bytes", "ok", good, seen=17, seen_document=text(encoded(good)))
+    yield case("the number that was seen, in other bytes", "stale", good, seen=17, seen_document=text(other))
+    yield case("a higher number than the bytes that were seen", "ok", good, seen_document=text(other))
     yield case("a catalogue that lists nothing", "ok", catalogue(releases=[]))
     yield case("a field of a later version is ignored", "ok", catalogue(later={"field": [1]}))
     yield case(
@@ -166,9 +169,10 @@ def stray_release(path: str) -> Json:
 def catalogues() -> Json:
     about = (
         "A device that holds `keys` (raw Ed25519 keys by name; a name is the first 16 hex digits of the key's SHA-256) "
-        "and is app `app` with model `model`, has seen catalogue number `seen` and floor `floor` (0: none), and whose "
-        "clock says `now_ms`, is given `document` (base64 of the exact bytes) with `signatures` (over `context` + the "
-        "bytes). `code` is its verdict. The signature is judged before anything is parsed; then, in this order: "
+        "and is app `app` with model `model`, has seen catalogue number `seen` (its bytes are `seen_document`, where "
+        "given) and floor `floor` (0: none), and whose clock says `now_ms`, is given `document` (base64 of the exact "
+        "bytes) with `signatures` (over `context` + the bytes). `code` is its verdict. The signature is judged before "
+        "anything is parsed; then, in this order: "
         "malformed, wrong_app, wrong_model, stale, floor_lowered, expired; the first that applies is the code."
     )
     keys = {key_name(name): text(public_key(name)) for name in ("r1", "r2")}

@@ -76,6 +76,15 @@ def cases() -> Iterator[Json]:
     yield case("two of three roots", "ok", good)
     yield case("all three roots", "ok", good, signers=("r1", "r2", "r3"))
     yield case("the version that was seen", "ok", good, seen_version=3)
+    yield case(
+        "the version that was seen, in the same bytes", "ok", good, seen_version=3, seen_document=text(encoded(good))
+    )
+    yield case("the version that was seen, in other bytes", "stale", good, seen_version=3,
+               seen_document=text(encoded(key_list(keys=[]))))  # fmt: skip
+    yield case("a later version than the bytes that were seen", "ok", good,
+               seen_document=text(encoded(key_list(version=2))))  # fmt: skip
+    yield case("floors", "ok", key_list(floors={"upsell": 38, "churn": 0}))
+    yield case("a field of a later version is ignored", "ok", key_list(later=[1]))
     yield case("no list seen yet", "ok", good, seen_version=0, seen_threshold=0)
     yield case("a list of no keys", "ok", key_list(keys=[]))
     yield case("one root too few", "too_few_signatures", good, signers=("r1",))
@@ -94,25 +103,50 @@ def cases() -> Iterator[Json]:
     yield case("another app", "wrong_app", key_list(app="other"))
     yield case("expired this very millisecond", "expired", good, now_ms=NOW_MS + 300 * DAY_MS)
     yield case("stale comes before expired", "stale", good, seen_version=4, now_ms=NOW_MS + 301 * DAY_MS)
+    yield case("expired on a device that has seen none", "expired", good, seen_version=0, seen_threshold=0,
+               now_ms=NOW_MS + 301 * DAY_MS)  # fmt: skip
     yield case("not JSON", "malformed", b"keys")
     yield case("another type", "malformed", key_list(type="catalogue/v1"))
     yield case("version 0", "malformed", key_list(version=0))
     yield case("threshold 0", "malformed", key_list(threshold=0))
     yield case("a key of 31 bytes", "malformed", key_list(keys=[text(bytes(31))]))
+    yield case("a floor below 0", "malformed", key_list(floors={"upsell": -1}))
+    yield case("a floor beyond every release", "malformed", key_list(floors={"upsell": 2**32}))
+    yield case("a floor of no model", "malformed", key_list(floors={"../upsell": 1}))
     yield case("8193 bytes", "malformed", encoded(good).ljust(8193))
     yield case("8192 bytes", "ok", encoded(good).ljust(8192))
+
+
+def floors() -> Iterator[Json]:
+    def case(name: str, runs: bool, release: int, seen: int, listed: Json | None) -> Json:
+        return {"name": name, "runs": runs, "model": "upsell", "release": release, "seen": seen, "list": listed}
+
+    yield case("no list, the catalogue's floor", True, 38, 38, None)
+    yield case("no list, below the catalogue's floor", False, 37, 38, None)
+    yield case("at the list's floor", True, 40, 38, {"upsell": 40})
+    yield case("below the list's floor", False, 39, 38, {"upsell": 40})
+    yield case("a list's floor below the catalogue's lowers nothing", False, 37, 38, {"upsell": 10})
+    yield case("after the catalogue went with its key, the list's stays", False, 39, 0, {"upsell": 40})
+    yield case("another model's floor", True, 38, 38, {"churn": 40})
+    yield case("a list without floors", True, 38, 38, {})
 
 
 def keys() -> Json:
     about = (
         "A device of the app `shop` that holds `roots` (raw Ed25519 keys by name), asks for `threshold` of them, and "
-        "has accepted list `seen_version` with `seen_threshold` (0: none), and whose clock says `now_ms`, is given "
-        "`document` (base64 of the exact bytes) with `signatures` (over `context` + the bytes). `code` is its verdict, "
-        "the first that applies: malformed for size, too_few_signatures by the app's threshold, malformed, wrong_app, "
-        "stale, too_few_signatures by the list's own threshold and the one seen, threshold_lowered, expired."
+        "has accepted list `seen_version` with `seen_threshold` (0: none), whose bytes were `seen_document` where that "
+        "is given, and whose clock says `now_ms`, is given `document` (base64 of the exact bytes) with `signatures` "
+        "(over `context` + the bytes). `code` is its verdict, the first that applies: malformed for size, "
+        "too_few_signatures by the app's threshold, malformed, wrong_app, stale (an older version, or the same in "
+        "other bytes), too_few_signatures by the list's own threshold and the one seen, threshold_lowered, expired. "
+        "A list that is ok counts from then on. So does one that is expired, on a device that has accepted one before: "
+        "what it no longer names is revoked, and nothing new is installed by what it names. `floors`: a release that "
+        "the catalogue lists `runs` unless it is below the highest floor `seen` in a catalogue that counts (0: none) "
+        "or below its model's in `list`, the newest list's floors."
     )
     roots = {key_name(name): text(public_key(name)) for name in ("r1", "r2", "r3")}
-    return {"about": about, "context": CONTEXT.decode(), "roots": roots, "cases": list(cases())}
+    made = {"cases": list(cases()), "floors": list(floors())}
+    return {"about": about, "context": CONTEXT.decode(), "roots": roots, **made}
 
 
 def rendered(vectors: Json) -> str:
