@@ -168,10 +168,13 @@ class CatalogueNews(Struct, frozen=True):
 class StaticNews(CatalogueNews, frozen=True):
     """A catalogue as a plain file for devices that have no gateway: `base_url` is resolved against the file's own URL.
 
-    `use` is what everyone should run, where a rollout says so; absent, it is the newest release that fits.
+    * `use` is what everyone should run, where a rollout says so; absent, it is the newest release that fits.
+    * Where a release does not fit, the newest that does and is older stands in for it, but none of `never`: those are
+      only being tried.
     """
 
     use: Use | UnsetType = UNSET
+    never: list[int] | UnsetType = UNSET
 
 
 class Reply(Struct, frozen=True, kw_only=True):

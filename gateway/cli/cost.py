@@ -39,21 +39,25 @@ def _cost(arguments: Namespace) -> int:
 
     config, prices = configuration(arguments), _prices(arguments.prices)
     ways = {"identity": arguments.bytes} if arguments.bytes else _ways(arguments, config)
-    found = bills(prices, arguments.devices, ways)
+    inline = not arguments.bytes and min(ways.values()) <= config.inline_bytes
+    found = bills(prices, arguments.devices, ways, inline=inline)
     gigabytes = {way: arguments.devices * size / 1e9 for way, size in ways.items()}
-    whole_ways = [size for way, size in ways.items() if way != "zstd-patch"]
-    inline = not arguments.bytes and min(whole_ways) <= config.inline_bytes
     data = {"as_of": prices.as_of, "devices": arguments.devices, "bytes": ways, "gigabytes": gigabytes}
     if arguments.json:
         show(arguments, data | {"inline": inline, "providers": found}, "")
         return 0
-    columns = ("provider", *(f"{way}, {gigabytes[way]:,.6g} GB" for way in ways), "note")
-    rows = [(bill.provider, *(f"${bill.by_way[way]:,.2f}" for way in ways), bill.note) for bill in found]
+    taken = ("in replies",) if inline else ()
+    columns = ("provider", *taken, *(f"{way}, {gigabytes[way]:,.6g} GB" for way in ways), "note")
+    rows = []
+    for bill in found:
+        dollars = [bill.usd] * len(taken) + [bill.by_way[way] for way in ways]
+        rows.append((bill.provider, *(f"${usd:,.2f}" for usd in dollars), bill.note))
     show_table(arguments, columns, rows)
     note(f"prices as of {prices.as_of}; each of {arguments.devices:,} devices downloads once")
     if inline:
         note(
-            "this release rides in the replies themselves: no CDN is asked, the bytes leave with the gateway's answers"
+            f"it rides in the replies (inline_bytes is {config.inline_bytes:,}), so no device downloads it; the other "
+            "columns are for devices that live on plain files"
         )
     return 0
 

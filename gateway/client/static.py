@@ -65,7 +65,10 @@ def _plain(news: StaticNews) -> CatalogueNews:
 
 
 def _choice(slot: Slot, news: StaticNews) -> Use:
-    """Return what to run: what the file says, or the newest release that fits and is not newer than that."""
+    """Return what to run: what the file says, or the newest that fits, is not newer than that and not just being tried.
+
+    The rule is the gateway's, `releases.decide`.
+    """
     catalogue, floor = slot.kept.catalogue, slot.kept.floor
     listed = [] if catalogue is None else [each for each in catalogue.releases if each.release >= floor]
     fitting = sorted((each.release for each in listed if slot.unsupported(each) is None), reverse=True)
@@ -73,8 +76,8 @@ def _choice(slot: Slot, news: StaticNews) -> Use:
         return fitting[0] if fitting else "bundled"
     if isinstance(news.use, str):
         return news.use
-    most = news.use
-    return next((release for release in fitting if release <= most), "bundled")
+    most, never = news.use, news.never or ()
+    return next((each for each in fitting if each == most or (each < most and each not in never)), "bundled")
 
 
 def _reply(*, catalogues: dict[str, CatalogueNews] | None = None, use: dict[str, Use] | None = None) -> Reply:

@@ -2,6 +2,7 @@
 
 * Every device downloads once. GB are 10^9 bytes, as providers bill them.
 * A device takes the smallest way that it can; whole, packed and patched stand side by side.
+* What rides in the gateway's replies is downloaded from nobody, and costs no provider's dollar.
 """
 
 from typing import Annotated
@@ -35,7 +36,7 @@ class Prices(Struct, frozen=True):
 
 
 class Bill(Struct, frozen=True):
-    """What one provider would charge: `usd` for the way that devices take, `by_way` for each."""
+    """What one provider would charge: `usd` for the way that devices take, `by_way` for each, were it downloaded."""
 
     provider: str
     usd: float
@@ -51,11 +52,11 @@ def dollars(price: Price, devices: int, size_bytes: int) -> float:
     return round(max(usd, price.minimum_usd), 2)
 
 
-def bills(prices: Prices, devices: int, ways: dict[str, int]) -> list[Bill]:
-    """Return every provider's bill for ways of so many bytes each."""
+def bills(prices: Prices, devices: int, ways: dict[str, int], *, inline: bool = False) -> list[Bill]:
+    """Return every provider's bill for ways of so many bytes each; `inline`: they ride in the replies."""
     taken = min(ways, key=lambda way: ways[way])
     found = []
     for price in prices.providers:
         by_way = {way: dollars(price, devices, size_bytes) for way, size_bytes in ways.items()}
-        found.append(Bill(price.provider, by_way[taken], by_way, price.note))
+        found.append(Bill(price.provider, 0.0 if inline else by_way[taken], by_way, price.note))
     return found

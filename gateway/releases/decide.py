@@ -76,7 +76,7 @@ def decide(models: Mapping[str, ModelRules], envelope: Envelope) -> Decision:
         if told.use != have.use:
             decision.use[model] = told.use
             if told.use != have.previous:
-                riding = _riding(rules, told.use, room_bytes)
+                riding = _riding(rules, told.use, have, room_bytes)
                 decision.inline.update(riding)
                 room_bytes -= sum(map(base64_bytes, riding.values()))
     return replace(decision, on_trial=True) if on_trial else decision
@@ -95,7 +95,7 @@ def offer_for(rules: ModelRules, model: str, have: Have, envelope: Envelope) -> 
             return Told(use, arm.name, rollout.rollout)
         if use == have.use:
             return Told(use, "", rollout.rollout)
-    return Told(_runnable(rollout.otherwise, fitting, never=_tried(rollout)), "", rollout.rollout)
+    return Told(_runnable(rollout.otherwise, fitting, never=tried(rollout)), "", rollout.rollout)
 
 
 def arm_for(rollout: Rollout, envelope: Envelope) -> Arm | None:
@@ -183,24 +183,27 @@ def _runnable(use: Use, fitting: Sequence[int], never: Collection[Use] = ()) -> 
     return next((release for release in fitting if release < use and release not in never), "bundled")
 
 
-def _tried(rollout: Rollout) -> set[Use]:
-    """Return what only an arm names."""
+def tried(rollout: Rollout) -> set[Use]:
+    """Return what only an arm names: it stands in for nothing."""
     return {arm.use for arm in rollout.arms} - {rollout.otherwise}
 
 
 def _is_on_trial(rollout: Rollout | None, told: Told) -> bool:
     if rollout is None or rollout.state not in UNDER_WAY:
         return False
-    return told.arm != "" or told.use in _tried(rollout)
+    return told.arm != "" or told.use in tried(rollout)
 
 
-def _riding(rules: ModelRules, use: Use, room_bytes: int) -> dict[str, bytes]:
-    for release in rules.releases:
-        if release.release == use:
-            hashes = (download.path[_ARTIFACTS:] for download in release.downloads)
-            riding = {sha: rules.inline[sha] for sha in hashes if sha in rules.inline}
-            return riding if sum(map(base64_bytes, riding.values())) <= room_bytes else {}
-    return {}
+def _riding(rules: ModelRules, use: Use, have: Have, room_bytes: int) -> dict[str, bytes]:
+    """Return the bytes of the smallest way to the release that rides along and that the device can take."""
+    release = next((each for each in rules.releases if each.release == use), None)
+    if release is None:
+        return {}
+    # What a device says that it has it has verified: a patch on that is as good as the whole. If it lied, it fetches.
+    bases = {None, *(each.sha256 for each in rules.releases if each.release in (have.use, have.previous))}
+    ways = [way for way in release.downloads if way.base in bases and way.path[_ARTIFACTS:] in rules.inline]
+    sha = min(ways, key=lambda way: way.size).path[_ARTIFACTS:] if ways else ""
+    return {sha: rules.inline[sha]} if ways and base64_bytes(rules.inline[sha]) <= room_bytes else {}
 
 
 def _fraction(text: bytes) -> float:

@@ -1,6 +1,7 @@
 """Write an artifact in every form worth downloading: whole, packed, and as patches on what devices have already.
 
 * Every download is named by the hash of its own bytes; one that is there already is checked and done.
+* A small patch rides in a reply to whoever has its base; the device checks the result as if it had fetched it.
 * A patch is kept only where it saves at least a fifth against the best whole download: a retrained model shares little
   with the one before, and each patch is one more line in a catalogue that every device reads.
 * Patches are zstd frames with the old file as raw prefix, as `zstd --patch-from` writes them (RFC 8878).

@@ -128,6 +128,12 @@ def read_rollout(stored: bytes, app: str, model: str) -> Rollout:
     return rollout
 
 
+def worth_riding(release: Release) -> list[Download]:
+    """Return the downloads that may ride in a reply: the smallest that needs nothing of the device, and the patches."""
+    whole = smallest_download(release)
+    return [each for each in release.downloads if each is whole or each.encoding == "zstd-patch"]
+
+
 def smallest_download(release: Release) -> Download | None:
     """The cheapest way to get a release that needs nothing else on the device."""
     whole = [download for download in release.downloads if download.encoding != "zstd-patch"]

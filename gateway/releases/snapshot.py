@@ -30,8 +30,8 @@ from gateway.releases.rules import (
     read_catalogue,
     read_keys,
     read_rollout,
-    smallest_download,
     with_keys,
+    worth_riding,
 )
 from gateway.releases.store import NotFound, Store, StoreError
 from schemas.releases import App, Catalogue, KeyList, Rollout
@@ -246,7 +246,7 @@ class SnapshotKeeper:
         earlier = self._good.get(series)
         held = earlier[1].inline if earlier and isinstance(earlier[1], ModelRules) else {}
         inline: dict[str, bytes] = {}
-        for download in filter(None, map(smallest_download, catalogue.releases)):
+        for download in (each for release in catalogue.releases for each in worth_riding(release)):
             if download.size > self._inline_bytes:
                 continue
             hashed = download.path.rpartition("/")[2]

@@ -1,6 +1,7 @@
 """Write catalogues and artifacts as plain files, for a bucket or a page host: devices can live on that alone.
 
-* Artifacts are written first and a catalogue last, each by a rename: whoever reads meanwhile sees the old or the new.
+* Artifacts are written first and a catalogue last, each synced and then renamed: whoever reads meanwhile, or after a
+  power cut, sees the old or the new. A file that is there already counts only if it has the hash of its name.
 * Plain files cannot choose by device: while a rollout is under way everyone gets its `otherwise`.
 """
 
@@ -10,13 +11,15 @@ from hashlib import sha256
 from pathlib import Path
 
 import msgspec
+from msgspec import UNSET
 
 from gateway.releases.catalogues import last_catalogue
+from gateway.releases.decide import tried
 from gateway.releases.documents import CATALOGUES, Series, parse_path
 from gateway.releases.errors import BadArtifact
 from gateway.releases.keylists import newest_keys
 from gateway.releases.rollouts import standing
-from gateway.releases.store import Store
+from gateway.releases.store import Store, sync, sync_directories
 from schemas.releases import Catalogue
 from schemas.wire import StaticNews
 
@@ -39,19 +42,20 @@ async def _write_model(store: Store, directory: Path, series: Series) -> Catalog
         raise BadArtifact(f"{series.prefix} went away while it was read")
     signed, catalogue = last
     for path in _paths(catalogue):
-        if not (directory / path).exists():
+        if not _is_whole(directory / path):
             data = await store.get(path)
             if sha256(data).hexdigest() != path.rpartition("/")[2]:
                 raise BadArtifact(f"{path} is damaged in the store: see 'release verify'")
-            _write(directory / path, data)
+            _write(directory, path, data)
     news = StaticNews(signed.document, signed.signatures, _TOP)
     keys = await newest_keys(store, series.app)
     rollout = (await standing(store, series.app, series.model)).rollout
     if keys is not None:
         news = msgspec.structs.replace(news, keys=keys[0])
     if rollout is not None:
-        news = msgspec.structs.replace(news, use=rollout.otherwise)
-    _write(directory / CATALOGUES / series.app / f"{series.model}.json", msgspec.json.encode(news))
+        never = sorted(use for use in tried(rollout) if isinstance(use, int))
+        news = msgspec.structs.replace(news, use=rollout.otherwise, never=never or UNSET)
+    _write(directory, f"{series.prefix}.json", msgspec.json.encode(news))
     return catalogue
 
 
@@ -60,11 +64,21 @@ def _paths(catalogue: Catalogue) -> Iterator[str]:
         yield from (download.path for download in release.downloads)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _is_whole(path: Path) -> bool:
+    try:
+        return sha256(path.read_bytes()).hexdigest() == path.name
+    except FileNotFoundError:
+        return False
+
+
+def _write(root: Path, name: str, data: bytes) -> None:
+    path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         aside.write_bytes(data)
+        sync(aside)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+    sync_directories(root, path)

@@ -104,13 +104,13 @@ class Store:
         aside = f"{STAGING}/{uuid.uuid4()}"
         try:
             obstore.put(self._objects, aside, data, mode="create", use_multipart=False)
-            _sync(self._root / aside)
+            sync(self._root / aside)
             obstore.rename(self._objects, aside, path, overwrite=False)
         except BaseException:
             with suppress(BaseError, OSError):
                 obstore.delete(self._objects, aside)
             raise
-        _sync_directories(self._root, self._root / path)
+        sync_directories(self._root, self._root / path)
 
 
 @contextmanager
@@ -130,7 +130,8 @@ def _reason(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or a directory's entries, are on disk. Raises OSError."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -138,9 +139,10 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _sync_directories(root: Path, path: Path) -> None:
+def sync_directories(root: Path, path: Path) -> None:
+    """Wait until the names that lead from a root to a path are on disk. Raises OSError."""
     # Any of them may be new, and a directory's own entry stands in its parent.
     for directory in path.parents:
-        _sync(directory)
+        sync(directory)
         if directory == root:
             return

@@ -183,7 +183,7 @@ class World:
         self.clock = SetClock()
         hostile.now_ms = self.clock.now_ms
         self._url = url
-        self._directory = directory
+        self.directory = directory
         self._stack = stack
 
     async def device(self, *, roots: Sequence[str] = ("root1",), threshold: int = 1, **options: Any) -> Client:
@@ -193,7 +193,7 @@ class World:
             self._url,
             [self.publisher.public(name) for name in roots],
             **{
-                "directory": self._directory,
+                "directory": self.directory,
                 "bundled": {"upsell": bundle},
                 "runtime": CoreMLRuntime(),
                 "clock": self.clock,

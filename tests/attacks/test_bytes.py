@@ -124,6 +124,19 @@ async def test_a_patch_on_its_base_is_all_that_is_fetched(world: World, running:
     assert len(world.hostile.fetched) == 1
 
 
+async def test_a_patch_that_rides_in_the_reply_needs_no_download_and_a_damaged_one_only_that(
+    world: World, running: Running
+) -> None:
+    wire = await patch_world(world, base_of_patch=OLD)
+    for riding, fetched in ((wire, 0), (wire[::-1], 1)):
+        world.hostile.inline = {sha256(wire).hexdigest(): riding}
+        world.hostile.fetched.clear()
+        device = await world.device(directory=world.directory / str(fetched))
+        await device.flush()
+        assert running(device) == ("ota", 2)
+        assert len(world.hostile.fetched) == fetched
+
+
 async def test_a_patch_on_the_wrong_base_is_found_out_and_the_whole_file_taken(world: World, running: Running) -> None:
     # Of the base's length, so that whatever the patch refers to is there, and is something else.
     other = (NEW + OLD)[: len(OLD)]

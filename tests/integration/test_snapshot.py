@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -194,6 +195,19 @@ async def test_the_smallest_download_rides_along_when_it_is_small_enough(store: 
         inline = keeper.current.apps["shop"]["upsell"].inline
         assert [f"artifacts/{hashed}" for hashed in inline] == expected
         assert all(sha256(data).hexdigest() == hashed for hashed, data in inline.items())
+
+
+async def test_a_small_patch_rides_along_though_the_whole_is_too_large(store: FlakyStore, tmp_path: Path) -> None:
+    await create_app(store, "shop", 1)
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_bytes(random.Random(1).randbytes(20_000))  # noqa: S311 - bytes that do not compress
+    second.write_bytes(first.read_bytes() + b"more")
+    for file in (first, second):
+        catalogue = await publish(store, file=file, format="opaque")
+    [patch] = [way for way in catalogue.releases[0].downloads if way.encoding == "zstd-patch"]
+    keeper = SnapshotKeeper(store)
+    await keeper.refresh()
+    assert [f"artifacts/{hashed}" for hashed in keeper.current.apps["shop"]["upsell"].inline] == [patch.path]
 
 
 async def test_a_damaged_artifact_does_not_ride_along(tmp_path: Path) -> None:

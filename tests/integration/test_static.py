@@ -40,10 +40,10 @@ async def store(tmp_path: Path) -> Store:
     return store
 
 
-async def publish(store: Store, number: int, key: Ed25519PrivateKey = ROOT) -> None:
+async def publish(store: Store, number: int, key: Ed25519PrivateKey = ROOT, *, sdk: str = "") -> None:
     file = MODELS / f"upsell-{number}.mlmodel"
     await publish_release(
-        store, app="shop", model="upsell", file=file, sdk="", signing_key=key, now_ms=NOW_MS, expires_in_days=36_000,
+        store, app="shop", model="upsell", file=file, sdk=sdk, signing_key=key, now_ms=NOW_MS, expires_in_days=36_000,
         trusted=[public_bytes(ROOT), public_bytes(RELEASE)],
     )  # fmt: skip
 
@@ -116,6 +116,30 @@ async def test_during_a_rollout_everyone_gets_otherwise(
     await write_static(store, tmp_path / "site")
     await device.update_from(site)
     assert use(device) == 2
+
+
+async def test_what_stands_in_for_otherwise_is_never_what_an_arm_is_trying(
+    store: Store, tmp_path: Path, site: str, device: Client
+) -> None:
+    await publish(store, 1)
+    await publish(store, 2)
+    await publish(store, 2, sdk=">=99")
+    plan = Plan(app="shop", model="upsell", challenger=2, champion=3)
+    await change(store, "shop", "upsell", lambda last: transitions.start(last, plan, ANN))
+    await write_static(store, tmp_path / "site")
+    await device.update_from(site)
+    assert use(device) == 1
+
+
+async def test_a_file_that_was_damaged_since_is_written_again(store: Store, tmp_path: Path) -> None:
+    await publish(store, 1)
+    [written] = await write_static(store, tmp_path / "site")
+    for download in written.releases[0].downloads:
+        file = tmp_path / "site" / download.path
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1])
+        await write_static(store, tmp_path / "site")
+        assert file.read_bytes() == whole
 
 
 async def test_files_that_were_meddled_with_change_nothing(

@@ -62,7 +62,9 @@ def test_what_is_free_is_taken_off_and_a_minimum_is_paid() -> None:
     assert dollars(price, 2_000_000, 10_000) == 11
 
 
-def test_a_release_costs_what_its_downloads_weigh(cost: Cost, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_release_costs_what_its_downloads_weigh(
+    cost: Cost, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     main(["app", "create", "shop"])
     main(["key", "generate", "k"])
     Path("one").write_bytes(bytes(range(256)) * 100)
@@ -75,6 +77,13 @@ def test_a_release_costs_what_its_downloads_weigh(cost: Cost, capsys: pytest.Cap
     assert found["bytes"]["identity"] == 25_604
     assert found["bytes"]["zstd-patch"] < found["bytes"]["xz"] < 25_604
     assert found["inline"] is True
+    assert {bill["usd"] for bill in found["providers"]} == {0.0}, "it rides in the replies: no CDN is asked"
+    monkeypatch.setenv("BACKHAUL_INLINE_BYTES", str(found["bytes"]["zstd-patch"] - 1))
+    found = cost("--devices", 1_000_000, "--release", 2, "--from", 1)
+    assert found["inline"] is False
+    usd = {bill["provider"]: bill["usd"] for bill in found["providers"]}
+    assert usd["s3"] == round(found["bytes"]["zstd-patch"] * 0.09 / 1000, 2)
+    assert usd["fastly"] == 50.0
     assert set(cost("--devices", 1000, "--release", 2)["bytes"]) == {"identity", "xz"}
     assert main(["cost", "--devices", "1", "--release", "9"]) == 2
     assert main(["cost", "--devices", "1", "--release", "2", "--from", "7"]) == 2

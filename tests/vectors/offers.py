@@ -110,6 +110,13 @@ CATALOGUE: Final[Json] = {
         release(44, ">=3.5,<4", BOTH, os="iOS >=18"),
     ],
 }
+PATCH: Final[Json] = {
+    "encoding": "zstd-patch",
+    "from": CATALOGUE["releases"][4]["sha256"],
+    "path": f"artifacts/{sha256(b'patch from 43 to 44').hexdigest()}",
+    "size": 310,
+}
+CATALOGUE["releases"][5]["downloads"].append(PATCH)
 CHALLENGER: Final = device_where(lambda bucket, place: bucket < 0.05 and 0.45 <= place < 0.9)
 CHAMPION: Final = device_where(lambda bucket, place: bucket < 0.05 and place < 0.45)
 # Held out by the model's own salt, whatever the rollout's says; and one that is in the rollout beside them.
@@ -162,7 +169,7 @@ def told(
     expect: Json = {"told": {"use": use, "arm": arm, "rollout": rollout}, "catalogue": news}
     if said:
         expect["use"] = use
-    packed = [d["path"][10:] for r in CATALOGUE["releases"] if r["release"] == inline for d in r["downloads"]][1:]
+    packed = [d["path"][10:] for r in CATALOGUE["releases"] if r["release"] == inline for d in r["downloads"]][1:2]
     return {**expect, "inline": packed}
 
 
@@ -180,6 +187,10 @@ def plain_offers() -> Iterator[Json]:
     yield offer(
         "a device that does not say what it sends is not restricted", told(43, inline=43), sdk="3.0", signals=None
     )
+    patch = {**told(44), "inline": [PATCH["path"][10:]]}
+    yield offer("on a release that it was made for, a patch rides alone", patch, sdk="3.5", use=43)
+    yield offer("on the previous release too", patch, sdk="3.5", use="none", previous=43)
+    yield offer("on another release it does not", told(44, inline=44), sdk="3.5", use=41, previous=40)
     yield offer("a device that sends nothing can run nothing with inputs", told("bundled"), signals=[])
     yield offer("an older SDK gets the older release", told(40, inline=40), sdk="2.2.9")
     yield offer("an unreadable SDK version meets only the empty specifier", told(40, inline=40), sdk="dev")
@@ -404,8 +415,9 @@ def target_offers() -> Iterator[Json]:
 def offers() -> Json:
     about = (
         "The gateway holds `catalogue` (and, where it is not null, the case's `rollout`) for the model upsell; every "
-        "xz download rides inline. A device says what stands in `device`. `expect`: `told` goes on the log (null: the "
-        "model is not spoken of); `use` is in the reply only where it stands here; `catalogue` says whether it is "
+        "xz download may ride inline, and every patch: of those that the device can take by what it has, the smallest "
+        "does. A device says what stands in `device`. `expect`: `told` goes on the log (null: the model is not spoken "
+        "of); `use` is in the reply only where it stands here; `catalogue` says whether it is "
         "sent; a release's `os` asks something only of devices of that name (iPadOS counts as iOS): the version must "
         "meet it, and one that is not said does not. `inline` are the SHA-256 of the bytes that ride along. A baseline "
         "in `held` lasts in every state: a device whose place (the arm's hash) by `held.salt` is below that arm's "
