@@ -31,7 +31,7 @@ _STRETCH_PER_HOUR: Final = 4.0
 _LEAST_WAIT_SECONDS: Final = 900.0
 _MOST_WAIT_SECONDS: Final = 6 * 3600.0
 # A refused request still came; what is won is what its device would have sent after it.
-_REFUSED_PER_EXCESS: Final = 5.0
+_REFUSED_PER_EXCESS: Final = 8.0
 _MOST_REFUSED: Final = 0.9
 # The part of the budget that is kept for those who were refused.
 _RETURN_SHARE: Final = 0.25

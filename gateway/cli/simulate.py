@@ -2,22 +2,26 @@
 
 import sys
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.cli.failures import DONE, CommandError, Misused
 from gateway.cli.options import Nouns, add_command, whole
 from gateway.cli.printing import note, show, show_table
 
 if TYPE_CHECKING:
+    from msgspec import Struct
+
     from gateway.client.fleet.simulation.outage import OutageReport
     from gateway.client.fleet.simulation.policies import Policy
     from gateway.client.fleet.simulation.run import Simulated
+    from gateway.client.fleet.simulation.surge import SurgeReport
     from gateway.client.fleet.simulation.workload import Workload
 
 _HELP = "compare flush policies on simulated devices, without a gateway"
+_OUTAGE_HOURS: Final = 1.0
 
 
 def register(verbs: Nouns) -> None:
@@ -36,7 +40,8 @@ def register(verbs: Nouns) -> None:
         "--outage-hours",
         type=_positive,
         metavar="H",
-        help="also turn the gateway off for so long (100000 to 300000 devices)",
+        help="turn the gateway off for so long, and let it come to a surge, with and without flush control; these take "
+        "100000 to 300000 devices (1; where --devices is less than 100000: not at all)",
     )
     command.add_argument("--plots", type=Path, metavar="DIR", help="draw what was found, as SVG files")
 
@@ -54,14 +59,19 @@ def _simulated(arguments: Namespace) -> int:
 
     workload = Workload(days=arguments.days, launches_per_day=arguments.launches, decisions_per_day=arguments.decisions)
     policies = _policies(arguments)
-    simulated, tallies = simulate(workload, arguments.devices, policies, arguments.seed, _watcher(arguments.devices))
-    outage = _outage(arguments, policies[0], workload)
+
+    def watch(done: int) -> None:
+        _tell(f"{done} of {arguments.devices} devices")
+
+    simulated, tallies = simulate(workload, arguments.devices, policies, arguments.seed, watch)
+    outage, surge = _outage(arguments, policies[0], workload)
+    _tell("")
     if arguments.plots is not None:
         from gateway.client.fleet.simulation.plots import draw
 
         for path in draw(arguments.plots, simulated, tallies, workload):
             note(f"drew {path}")
-    _print(arguments, simulated, outage)
+    _print(arguments, simulated, outage, surge)
     return DONE
 
 
@@ -82,48 +92,61 @@ def _policies(arguments: Namespace) -> "list[Policy]":
     return [changed, *(policy for policy in chosen if policy.name != BACKHAUL.name)]
 
 
-def _outage(arguments: Namespace, policy: "Policy", workload: "Workload") -> "dict[str, OutageReport] | None":
-    if arguments.outage_hours is None:
-        return None
+def _outage(
+    arguments: Namespace, policy: "Policy", workload: "Workload"
+) -> "tuple[dict[str, OutageReport] | None, dict[str, SurgeReport] | None]":
     from gateway.client.fleet.simulation.outage import LEAST_DEVICES, MOST_DEVICES, simulate_outage
+    from gateway.client.fleet.simulation.surge import simulate_surge
 
+    hours = arguments.outage_hours
+    if hours is None and arguments.devices < LEAST_DEVICES:
+        return None, None
+    _tell("an outage and a surge")
     devices = min(max(arguments.devices, LEAST_DEVICES), MOST_DEVICES)
-    return simulate_outage(policy, workload, devices, arguments.outage_hours, arguments.seed)
+    outage = simulate_outage(policy, workload, devices, hours or _OUTAGE_HOURS, arguments.seed)
+    return outage, simulate_surge(policy, workload, devices, arguments.seed)
 
 
-def _print(arguments: Namespace, simulated: "Simulated", outage: "dict[str, OutageReport] | None") -> None:
+def _print(
+    arguments: Namespace,
+    simulated: "Simulated",
+    outage: "dict[str, OutageReport] | None",
+    surge: "dict[str, SurgeReport] | None",
+) -> None:
     import msgspec
 
+    from gateway.client.fleet.simulation.targets import targets
+
+    found = list(targets(simulated, (arguments.launches, arguments.decisions), outage))
     if arguments.json:
         data = msgspec.to_builtins(simulated)
-        return show(arguments, data if outage is None else data | {"outage": msgspec.to_builtins(outage)}, "")
-    reports = {name: msgspec.structs.asdict(report) for name, report in simulated.policies.items()}
-    _table(arguments, reports)
-    if outage is not None:
-        _table(arguments, {name: msgspec.structs.asdict(report) for name, report in outage.items()})
-    return None
+        data["targets"] = [{**msgspec.structs.asdict(each), "reached": each.reached} for each in found]
+        data |= {name: msgspec.to_builtins(report) for name, report in (("outage", outage), ("surge", surge)) if report}
+        return show(arguments, data, "")
+    _table(arguments, simulated.policies, "policies")
+    if outage and surge:
+        _table(arguments, outage, f"after an outage of {arguments.outage_hours or _OUTAGE_HOURS:g} hours")
+        _table(arguments, surge, "half as much again as is budgeted, for a day")
+    rows = [(each.name, _short(each.most), _short(each.found), "yes" if each.reached else "NO") for each in found]
+    return show_table(arguments, ("of the policy backhaul", "at most", "found", "reached"), rows, title="targets")
 
 
-def _table(arguments: Namespace, reports: dict[str, dict[str, object]]) -> None:
-    """Print one row a figure, one column a policy."""
-    figures = next(iter(reports.values()))
-    rows = [(figure.replace("_", " "), *(_short(each[figure]) for each in reports.values())) for figure in figures]
-    show_table(arguments, ("", *reports), rows)
+def _table(arguments: Namespace, reports: "Mapping[str, Struct]", title: str) -> None:
+    """Print one row a figure, one column a policy; what is no single figure is for programs."""
+    names = [name for name in next(iter(reports.values())).__struct_fields__ if not name.endswith("_by_hour")]
+    rows = [(name.replace("_", " "), *(_short(getattr(each, name)) for each in reports.values())) for name in names]
+    show_table(arguments, ("", *reports), rows, title=title)
 
 
 def _short(value: object) -> object:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def _watcher(devices: int) -> Callable[[str, int], None] | None:
-    if not sys.stderr.isatty():
-        return None
-
-    def watch(policy: str, done: int) -> None:
-        sys.stderr.write(f"\r{done} of {devices} devices, {policy}     ")
+def _tell(text: str) -> None:
+    """Show where it stands, on a line that changes in place; nothing where nobody watches."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r{text}\x1b[K")
         sys.stderr.flush()
-
-    return watch
 
 
 def _positive(text: str) -> float:

@@ -14,10 +14,12 @@ from gateway.client import policy
 from gateway.client.fleet.simulation import rules
 from gateway.client.fleet.simulation.engine import Fleet
 from gateway.client.fleet.simulation.gateways import SteadyGateway
-from gateway.client.fleet.simulation.outage import simulate_outage
+from gateway.client.fleet.simulation.outage import OutageReport, simulate_outage
 from gateway.client.fleet.simulation.policies import BACKHAUL, NAIVE, POLICIES, SDK_DEFAULT
-from gateway.client.fleet.simulation.run import simulate
+from gateway.client.fleet.simulation.run import CHUNK_DEVICES, simulate
+from gateway.client.fleet.simulation.surge import simulate_surge
 from gateway.client.fleet.simulation.tallies import Histogram, Tallies
+from gateway.client.fleet.simulation.targets import Target, targets
 from gateway.client.fleet.simulation.workload import Workload, draw_lives
 from schemas.wire import Flush
 
@@ -130,13 +132,63 @@ def test_a_short_lease_on_trial_is_cheap_and_stops_fast() -> None:
 
 
 def test_after_an_outage_the_control_flattens_the_wave_and_nobody_starves() -> None:
-    reports = simulate_outage(BACKHAUL, Workload(), 40_000, 1.0, 1)
+    reports = simulate_outage(BACKHAUL, Workload(), 20_000, 1.0, 1)
     free, controlled = reports["without_control"], reports["with_control"]
     assert controlled.peak_over_steady < free.peak_over_steady - 0.1
     assert controlled.first_hour_over_steady < free.first_hour_over_steady
     assert 0 < controlled.refused_share < 0.15
     assert controlled.starving_devices == 0
     assert controlled.events_lost == free.events_lost == 0
+
+
+def test_in_a_surge_the_control_takes_what_is_budgeted_and_loses_nothing() -> None:
+    free, controlled = simulate_surge(BACKHAUL, Workload(), 8000, 1).values()
+    assert free.taken_over_budget > 1.35
+    assert controlled.taken_over_budget < 1.15
+    assert controlled.came_over_budget < free.came_over_budget - 0.1
+    assert (controlled.told_seconds_most, controlled.told_lease_hours_most) == (4 * BACKHAUL.seconds, 24)
+    assert controlled.events_lost == 0
+
+
+def test_a_refresh_in_the_background_teaches_sooner_and_wakes_only_who_is_asleep() -> None:
+    policies = [BACKHAUL, POLICIES["backhaul_refresh"], NAIVE, POLICIES["naive_refresh"]]
+    simulated, tallies = simulate(Workload(days=4), 3000, policies, 1)
+    for plain, refreshed, most in ((BACKHAUL.name, "backhaul_refresh", 2.0), (NAIVE.name, "naive_refresh", 6.1)):
+        before, after = simulated.policies[plain], simulated.policies[refreshed]
+        assert before.learn_p50_hours is not None
+        assert after.learn_p50_hours is not None
+        assert after.learn_p50_hours < 0.85 * before.learn_p50_hours
+        assert 0 < after.requests_per_device_day - before.requests_per_device_day < most
+        assert tallies[refreshed].learned.settle().sum() <= tallies[refreshed].used.settle().sum()
+
+
+def test_chunks_that_processes_share_add_up() -> None:
+    seen: list[int] = []
+    simulated, tallies = simulate(Workload(days=0.1), CHUNK_DEVICES + 50, [BACKHAUL], 1, seen.append)
+    assert seen == [CHUNK_DEVICES, CHUNK_DEVICES + 50]
+    tally = tallies[BACKHAUL.name]
+    assert tally.devices == simulated.devices == CHUNK_DEVICES + 50
+    assert tally.latencies.settle().sum() == tally.delivered == tally.produced - tally.waiting
+
+
+def test_a_target_says_whether_it_was_reached() -> None:
+    simulated, _ = simulate(Workload(days=2), 500, [BACKHAUL, NAIVE, SDK_DEFAULT], 1)
+    outage = OutageReport(
+        peak_over_steady=1.31,
+        first_hour_over_steady=1.2,
+        refused_share=0.0,
+        sessions_until_heard_mean=1.0,
+        sessions_until_heard_most=2,
+        starving_devices=0,
+        events_lost=0,
+    )
+    found = {each.name: each for each in targets(simulated, (3.5, 10.5), {"with_control": outage})}
+    assert len(found) == 9
+    assert not found["peak after the outage / steady"].reached
+    assert found["starving devices after it"].reached
+    assert len(list(targets(simulated, (3.5, 53.0), None))) == 5
+    assert next(targets(simulated, (3.0, 9.0), None)).most == 2
+    assert not Target("never heard of it", 7.0, None).reached
 
 
 def test_a_percentile_is_exact_to_a_bin_and_counts_who_never_got_there() -> None:
@@ -152,17 +204,22 @@ def test_the_command_prints_one_document(capsys: pytest.CaptureFixture[str]) -> 
     words = "fleet simulate --devices 200 --days 2 --launches 4 --decisions 8 --seed 3 --flush-seconds 60 --json"
     assert main(words.split()) == 0
     found = json.loads(capsys.readouterr().out)
-    assert list(found["policies"]) == ["backhaul", "naive", "sdk_default", "sdk_cached"]
+    assert list(found["policies"]) == ["backhaul", "naive", "sdk_default", "sdk_cached", "backhaul_in_rollout"]
     figures = found["policies"]["backhaul"]
     wanted = {"requests_per_device_day", "outcome_latency_p95_hours", "learn_p50_hours", "learn_p95_hours"}
     assert wanted | {"stopped_release_decisions"} <= set(figures)
+    assert len(figures["requests_per_second_by_hour"]) == 24
+    assert found["targets"][0]["name"] == "outcome latency p95, hours"
+    assert "outage" not in found
 
 
 def test_the_command_prints_tables_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     words = f"fleet simulate --devices 200 --days 2 --policies naive,lease_1h --plots {tmp_path}"
     assert main(words.split()) == 0
-    assert "requests per device day" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "requests per device day" in printed
+    assert "reached" in printed
     drawn = sorted(path.name for path in tmp_path.iterdir())
     assert drawn == ["latency.svg", "learning.svg", "rate.svg", "requests.svg", "stopped.svg", "wake-ups.svg"]
 

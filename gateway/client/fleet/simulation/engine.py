@@ -17,11 +17,11 @@ from gateway.client.fleet.simulation import rules
 from gateway.client.fleet.simulation.gateways import Answers, Gateway
 from gateway.client.fleet.simulation.policies import Policy
 from gateway.client.fleet.simulation.tallies import Tallies
-from gateway.client.fleet.simulation.workload import HOUR_SECONDS, Flags, Floats, Ints, Lives, Workload
+from gateway.client.fleet.simulation.workload import DAY_SECONDS, HOUR_SECONDS, Flags, Floats, Ints, Lives, Workload
 
 # A radio stays awake that long after a request, at full power (LTE; Huang et al., MobiSys 2012).
 _RADIO_TAIL_SECONDS: Final = 11.6
-_SCRIPT, _DECISION, _TIMER, _CALL, _POLL = range(5)
+_SCRIPT, _DECISION, _TIMER, _CALL, _POLL, _REFRESH = range(6)
 
 
 class Fleet:
@@ -72,8 +72,10 @@ class Fleet:
         self.learned_at = np.full(devices, np.inf)
         self.told_at = np.full(devices, np.inf)
 
-        self._at = np.full((5, devices), np.inf)
+        self._at = np.full((6, devices), np.inf)
         self._at[_SCRIPT] = self._next_launch(np.arange(devices))
+        if policy.refreshes_per_day:
+            self._at[_REFRESH] = self._next_refresh(np.zeros(devices))
         self._next = self._at.min(axis=0)
 
     def advance(self, until: float) -> None:
@@ -91,7 +93,9 @@ class Fleet:
         tallies.produced += len(self._lives.decided)
         used = self._first_use_since(workload.published_seconds)
         tallies.used.add(used[np.isfinite(used)] - workload.published_seconds)
-        tallies.learned.add(self.learned_at[np.isfinite(self.learned_at)] - workload.published_seconds)
+        # Of the devices that nobody opens any more, those that the system wakes learn of it too: not to be counted.
+        learned = self.learned_at[np.isfinite(self.learned_at) & np.isfinite(used)]
+        tallies.learned.add(learned - workload.published_seconds)
         trial = everyone[self.on_trial]
         stopped = np.full(len(trial), workload.stopped_seconds)
         told = np.minimum(self.told_at[trial], workload.seconds)
@@ -116,6 +120,7 @@ class Fleet:
             (_CALL, self._call),
             (_POLL, self._poll_again),
             (_SCRIPT, self._launch_or_leave),
+            (_REFRESH, self._refresh),
         ):
             chosen = kind == which
             if chosen.any():
@@ -188,6 +193,24 @@ class Fleet:
         reached = self._reach(device, now)
         self._polled[device[reached]] = now[reached]
         self._hear(device[reached], now[reached])
+
+    def _refresh(self, device: Ints, now: Floats) -> None:
+        """Be woken in the background; an app that is in the front has no need of it."""
+        self._at[_REFRESH, device] = self._next_refresh(now)
+        asleep = ~self._awake[device]
+        device, now = device[asleep], now[asleep]
+        self._online[device] = self._dice.random(len(device)) >= self._workload.offline_sessions
+        if np.isfinite(self._policy.poll_seconds):
+            stale = now - self._polled[device] >= self._policy.poll_seconds
+            self._poll(device[stale], now[stale])
+        calls = self.queued(device) > 0
+        if self._policy.calls_at_launch:
+            calls |= now - self._contact[device] >= self._lease[device]
+        self._flush(device[calls], now[calls])
+
+    def _next_refresh(self, now: Floats) -> Floats:
+        next_at: Floats = now + self._dice.exponential(DAY_SECONDS / self._policy.refreshes_per_day, len(now))
+        return next_at
 
     def _flush(self, device: Ints, now: Floats) -> None:
         self._absorb(device, now)

@@ -35,11 +35,11 @@ class SteadyGateway:
     """Takes everything, and never changes the policy."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+        self.policy = policy
 
     def answer(self, at: Floats, on_trial: Flags) -> Answers:
         """Take everything."""
-        policy, requests = self._policy, len(at)
+        policy, requests = self.policy, len(at)
         trial_lease = policy.lease_seconds if policy.trial_lease_seconds is None else policy.trial_lease_seconds
         return Answers(
             taken=np.ones(requests, np.bool_),

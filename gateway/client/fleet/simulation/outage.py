@@ -1,6 +1,7 @@
 """Turn the gateway off for an hour and see the fleet come back: with flush control and without.
 
 * `gateway.flush` is what a gateway runs, not a model of it; here it is told of requests by the thousand.
+* `Outage`, `live` and `sessions_until_heard` are for a surge too, which is an outage of no length under control.
 * Steady is the same fleet at the same time of day without an outage, so that the day's own waves do not count.
 """
 
@@ -13,7 +14,7 @@ from msgspec import Struct
 from gateway.client.fleet.simulation.engine import Fleet
 from gateway.client.fleet.simulation.gateways import Answers, Gateway, SteadyGateway
 from gateway.client.fleet.simulation.policies import Policy
-from gateway.client.fleet.simulation.tallies import RATE_BIN_SECONDS, Tallies
+from gateway.client.fleet.simulation.tallies import RATE_BIN_SECONDS, Histogram, Tallies
 from gateway.client.fleet.simulation.workload import (
     DAY_SECONDS,
     HOUR_SECONDS,
@@ -36,9 +37,9 @@ _AFTER_SECONDS: Final = 24 * HOUR_SECONDS
 _TICK_SECONDS: Final = 10.0
 # Five minutes of 100,000 devices are a thousand requests, so a peak is no accident of the dice.
 _PEAK_BINS: Final = 5
-_STEADY_BINS: Final = 60
+STEADY_BINS: Final = 60
 # The budget that an operator sets: a little above what the fleet does at its busiest.
-_BUDGET_OVER_BUSIEST: Final = 1.02
+BUDGET_OVER_BUSIEST: Final = 1.02
 # A device that was opened with network so often, over so long, without being heard is starving.
 _PATIENCE_SESSIONS: Final = 3
 _PATIENCE_SECONDS: Final = 2 * HOUR_SECONDS
@@ -68,6 +69,8 @@ class Outage:
         self._steady, self._begins, self._ends = steady, begins, ends
         self._control, self._dice = control, dice
         self.arrived = self.refused = 0
+        self.taken = Histogram(RATE_BIN_SECONDS, ends + _AFTER_SECONDS)
+        self.told_seconds_most, self.told_lease_seconds_most = steady.policy.seconds, steady.policy.lease_seconds
 
     def answer(self, at: Floats, on_trial: Flags) -> Answers:
         """Answer nothing while away; after that, refuse what the control says."""
@@ -76,6 +79,7 @@ class Outage:
         back = at >= self._ends
         if self._control is not None and back.any():
             self._obey(self._control, answers, back)
+        self.taken.add(at[answers.taken])
         return answers
 
     def _obey(self, control: FlushControl, answers: Answers, back: Flags) -> None:
@@ -88,6 +92,8 @@ class Outage:
         self.arrived += int(back.sum())
         self.refused += int(refused.sum())
         control.arrived, control.refused = self.arrived, self.refused
+        self.told_seconds_most = max(self.told_seconds_most, control.everyone.seconds)
+        self.told_lease_seconds_most = max(self.told_lease_seconds_most, control.everyone.lease_seconds)
 
 
 def simulate_outage(policy: Policy, usage: Workload, devices: int, hours: float, seed: int) -> dict[str, OutageReport]:
@@ -97,34 +103,42 @@ def simulate_outage(policy: Policy, usage: Workload, devices: int, hours: float,
     # `told_at` is then when a device was first heard after the outage.
     workload = replace(usage, days=days, stopped_share=ends / (days * DAY_SECONDS))
     lives = draw_lives(workload, devices, np.random.default_rng([seed, 0, 2]))
-    steady, _ = _lived(lives, workload, policy, SteadyGateway(policy), None, seed)
-    usual = _smooth(steady.rates.settle(), _STEADY_BINS)
-    budget = float(usual[int(DAY_SECONDS / 4 / RATE_BIN_SECONDS) :].max()) / RATE_BIN_SECONDS * _BUDGET_OVER_BUSIEST
+    steady, _ = live(lives, workload, policy, SteadyGateway(policy), None, seed)
+    usual = smooth(steady.rates.settle(), STEADY_BINS)
+    budget = float(usual[int(DAY_SECONDS / 4 / RATE_BIN_SECONDS) :].max()) / RATE_BIN_SECONDS * BUDGET_OVER_BUSIEST
     reports = {}
-    for name, control in (("without_control", None), ("with_control", _control(policy, budget))):
+    for name, control in (("without_control", None), ("with_control", control_of(policy, budget))):
         gateway = Outage(SteadyGateway(policy), _BEGINS_SECONDS, ends, control, np.random.default_rng([seed, 0, 3]))
-        tallies, fleet = _lived(lives, workload, policy, gateway, control, seed)
+        tallies, fleet = live(lives, workload, policy, gateway, control, seed)
         reports[name] = _report(lives, workload, tallies, fleet, usual, gateway)
     return reports
 
 
-def _control(policy: Policy, budget_per_second: float) -> FlushControl:
+def control_of(policy: Policy, budget_per_second: float) -> FlushControl:
+    """Make the control of a gateway that replies with this policy."""
     base = Flush(policy.events, round(policy.seconds), round(policy.lease_seconds))
     return FlushControl(base, base.lease_seconds, budget_per_second)
 
 
-def _lived(
-    lives: Lives, workload: Workload, policy: Policy, gateway: Gateway, control: FlushControl | None, seed: int
+def live(
+    lives: Lives,
+    workload: Workload,
+    policy: Policy,
+    gateway: Gateway,
+    control: FlushControl | None,
+    seed: int,
+    tick_seconds: float = _TICK_SECONDS,
 ) -> tuple[Tallies, Fleet]:
+    """Live to the end; a control ticks from the moment on that the workload has for a stopped release."""
     tallies = Tallies(workload)
     fleet = Fleet(lives, workload, policy, gateway, tallies, np.random.default_rng([seed, 0, 1]))
     if control is not None:
         now = workload.stopped_seconds
         fleet.advance(now)
         while now < workload.seconds:
-            now += _TICK_SECONDS
+            now += tick_seconds
             fleet.advance(now)
-            control.tick(_TICK_SECONDS)
+            control.tick(tick_seconds)
     fleet.advance(workload.seconds)
     fleet.finish()
     return tallies, fleet
@@ -134,9 +148,9 @@ def _report(
     lives: Lives, workload: Workload, tallies: Tallies, fleet: Fleet, usual: Floats, gateway: Outage
 ) -> OutageReport:
     first = int(workload.stopped_seconds / RATE_BIN_SECONDS)
-    last = len(usual) - _STEADY_BINS  # the smoothed edge is none
-    over = _smooth(tallies.rates.settle(), _PEAK_BINS)[first:last] / usual[first:last]
-    heard, starving = _sessions_until_heard(lives, workload, fleet)
+    last = len(usual) - STEADY_BINS  # the smoothed edge is none
+    over = smooth(tallies.rates.settle(), _PEAK_BINS)[first:last] / usual[first:last]
+    heard, starving = sessions_until_heard(lives, workload, fleet)
     return OutageReport(
         peak_over_steady=float(over[_PEAK_BINS // 2 :].max()),
         first_hour_over_steady=float(over[: int(HOUR_SECONDS / RATE_BIN_SECONDS)].mean()),
@@ -148,7 +162,8 @@ def _report(
     )
 
 
-def _sessions_until_heard(lives: Lives, workload: Workload, fleet: Fleet) -> tuple[Ints, int]:
+def sessions_until_heard(lives: Lives, workload: Workload, fleet: Fleet) -> tuple[Ints, int]:
+    """Return how many sessions with network each device had until it was heard, and how many starve."""
     owner = np.repeat(np.arange(lives.devices), np.diff(lives.first_session))
     tried = lives.online & (lives.launched >= workload.stopped_seconds) & (lives.launched <= fleet.told_at[owner])
     who, at = owner[tried], lives.launched[tried]
@@ -161,6 +176,7 @@ def _sessions_until_heard(lives: Lives, workload: Workload, fleet: Fleet) -> tup
     return tries[heard], int(starving.sum())
 
 
-def _smooth(counts: Ints, bins: int) -> Floats:
+def smooth(counts: Ints, bins: int) -> Floats:
+    """Return the running mean; within half of it of the edges it is none."""
     smooth: Floats = np.convolve(counts, np.ones(bins) / bins, "same")
     return smooth

@@ -22,6 +22,7 @@ class Policy:
     * `defer_events`, `defer_seconds`: leaving the front flushes only so many events, or one that old.
     * `poll_seconds`: at a launch, a request of its own asks for releases if the last answer is that old;
       `polls_hourly`: also for every hour in the front.
+    * `refreshes_per_day`: how often the system wakes the app in the background; it then does what it does at a launch.
     * `trial_share` of the devices run a release on trial, and are told `trial_lease_seconds`.
     """
 
@@ -35,6 +36,7 @@ class Policy:
     defer_seconds: float = 0.0
     poll_seconds: float = inf
     polls_hourly: bool = False
+    refreshes_per_day: float = 0.0
     trial_share: float = 1.0
     trial_lease_seconds: float | None = None
 
@@ -47,6 +49,10 @@ NAIVE: Final = replace(_SEPARATE, name="naive", events=1, poll_seconds=0.0, poll
 SDK_DEFAULT: Final = replace(_SEPARATE, name="sdk_default", events=20, seconds=30.0, poll_seconds=0.0)
 # With the 12 hours for which Remote Config keeps an answer.
 SDK_CACHED: Final = replace(SDK_DEFAULT, name="sdk_cached", poll_seconds=12 * HOUR_SECONDS)
+# While a rollout runs: the twentieth of the devices that are in it keep its shorter lease.
+IN_ROLLOUT: Final = replace(
+    BACKHAUL, name="backhaul_in_rollout", trial_share=0.05, trial_lease_seconds=_CONFIG.rollout_lease_seconds
+)
 
 POLICIES: Final = {
     policy.name: policy
@@ -55,10 +61,16 @@ POLICIES: Final = {
         NAIVE,
         SDK_DEFAULT,
         SDK_CACHED,
+        IN_ROLLOUT,
+        # With what a phone grants to an app that is used: two refreshes in the background a day, or six.
+        replace(BACKHAUL, name="backhaul_refresh", refreshes_per_day=2.0),
+        replace(BACKHAUL, name="deferred_refresh", defer_events=5, defer_seconds=HOUR_SECONDS, refreshes_per_day=2.0),
+        replace(NAIVE, name="naive_refresh", refreshes_per_day=6.0),
         # What each part of it does: the intervals of the SDKs; other leases; to wait for more before flushing.
         replace(BACKHAUL, name="piggyback_30s", events=20, seconds=30.0, lease_seconds=24 * HOUR_SECONDS),
         replace(BACKHAUL, name="flush_300s", seconds=300.0),
         replace(BACKHAUL, name="lease_1h", lease_seconds=HOUR_SECONDS),
+        replace(BACKHAUL, name="lease_8h", lease_seconds=8 * HOUR_SECONDS),
         replace(BACKHAUL, name="lease_24h", lease_seconds=24 * HOUR_SECONDS),
         replace(BACKHAUL, name="deferred", defer_events=5, defer_seconds=HOUR_SECONDS),
         # Ask seldom where nothing is on trial, and often where something is.
@@ -71,4 +83,4 @@ POLICIES: Final = {
         ),
     )
 }
-COMPARED: Final = (BACKHAUL, NAIVE, SDK_DEFAULT, SDK_CACHED)
+COMPARED: Final = (BACKHAUL, NAIVE, SDK_DEFAULT, SDK_CACHED, IN_ROLLOUT)

@@ -1,9 +1,15 @@
 """Simulate a fleet under several policies, chunk by chunk, and say what each cost and brought.
 
 * The same lives, the same seed: what differs between two policies is the policies.
+* Chunks know nothing of each other, so every core takes its own; the counts are the same however many there are.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 
 import numpy as np
 from msgspec import Struct
@@ -12,7 +18,7 @@ from gateway.client.fleet.simulation.engine import Fleet
 from gateway.client.fleet.simulation.gateways import SteadyGateway
 from gateway.client.fleet.simulation.policies import Policy
 from gateway.client.fleet.simulation.tallies import RATE_BIN_SECONDS, Histogram, Tallies
-from gateway.client.fleet.simulation.workload import DAY_SECONDS, HOUR_SECONDS, Lives, Workload, draw_lives
+from gateway.client.fleet.simulation.workload import DAY_SECONDS, HOUR_SECONDS, Workload, draw_lives
 
 # Small enough for a chunk's columns to stay near the processor, large enough for numpy to be worth its calls.
 CHUNK_DEVICES = 20_000
@@ -20,7 +26,8 @@ CHUNK_DEVICES = 20_000
 
 class PolicyReport(Struct, frozen=True, kw_only=True):
     """One policy's figures. Hours of learning are those of devices that are used after the publication, the ones that
-    never heard of it among them; None is beyond the end. Latencies are those of events that arrived."""
+    never heard of it among them; None is beyond the end. Latencies are those of events that arrived.
+    `requests_per_second_by_hour`: of a million devices, by the hour of the day (UTC)."""
 
     requests_per_device_day: float
     wake_ups_per_device_day: float
@@ -32,6 +39,7 @@ class PolicyReport(Struct, frozen=True, kw_only=True):
     learn_p99_hours: float | None
     stopped_release_decisions: float
     requests_per_second_per_million: float
+    requests_per_second_by_hour: list[float]
     peak_hour_over_mean: float
     events_dropped: int
     events_waiting: int
@@ -50,7 +58,7 @@ class Simulated(Struct, frozen=True, kw_only=True):
     policies: dict[str, PolicyReport]
 
 
-Watcher = Callable[[str, int], None]
+Watcher = Callable[[int], None]
 
 
 def simulate(
@@ -58,17 +66,15 @@ def simulate(
 ) -> tuple[Simulated, dict[str, Tallies]]:
     """Run every policy over the same devices. Return the figures and, for plots, the counts."""
     tallies = {policy.name: Tallies(workload) for policy in policies}
-    launches = decisions = 0
-    for number, lives in _chunks(workload, devices, seed):
-        launches += len(lives.launched)
-        decisions += len(lives.decided)
-        for policy in policies:
-            dice = np.random.default_rng([seed, number, 1])
-            fleet = Fleet(lives, workload, policy, SteadyGateway(policy), tallies[policy.name], dice)
-            fleet.advance(workload.seconds)
-            fleet.finish()
-            if watch is not None:
-                watch(policy.name, number * CHUNK_DEVICES + lives.devices)
+    launches = decisions = done = 0
+    for chunk in _lived(workload, devices, policies, seed):
+        launches += chunk.launches
+        decisions += chunk.decisions
+        done += chunk.devices
+        for name, tally in chunk.tallies.items():
+            tallies[name].add_all(tally)
+        if watch is not None:
+            watch(done)
     device_days = devices * workload.days
     used = next(iter(tallies.values())).used
     simulated = Simulated(
@@ -89,6 +95,7 @@ def report(tally: Tallies, workload: Workload) -> PolicyReport:
     measured_days = (workload.seconds - workload.warm_seconds) / DAY_SECONDS
     active = int(tally.used.settle().sum())
     per_day = tally.requests / (tally.devices * measured_days)
+    by_hour = rate_of_day(tally, workload, 24)
     return PolicyReport(
         requests_per_device_day=per_day,
         wake_ups_per_device_day=tally.wake_ups / (tally.devices * measured_days),
@@ -100,7 +107,8 @@ def report(tally: Tallies, workload: Workload) -> PolicyReport:
         learn_p99_hours=_hours(tally.learned, 99, active),
         stopped_release_decisions=tally.stopped_decisions / max(1, tally.running_stopped),
         requests_per_second_per_million=per_day * 1_000_000 / DAY_SECONDS,
-        peak_hour_over_mean=_peak_hour_over_mean(tally, workload),
+        requests_per_second_by_hour=[round(rate, 3) for rate in (by_hour * 1_000_000 / tally.devices).tolist()],
+        peak_hour_over_mean=float(by_hour.max() / by_hour.mean()) if by_hour.any() else 0.0,
         events_dropped=tally.dropped,
         events_waiting=tally.waiting,
     )
@@ -118,17 +126,41 @@ def rate_of_day(tally: Tallies, workload: Workload, bins: int) -> np.ndarray[tup
     return rates
 
 
-def _peak_hour_over_mean(tally: Tallies, workload: Workload) -> float:
-    hours = rate_of_day(tally, workload, 24)
-    return float(hours.max() / hours.mean()) if hours.any() else 0.0
-
-
 def _hours(histogram: Histogram, percent: float, of: int | None = None) -> float | None:
     seconds = histogram.percentile(percent, of)
     return None if seconds is None else seconds / HOUR_SECONDS
 
 
-def _chunks(workload: Workload, devices: int, seed: int) -> Iterator[tuple[int, Lives]]:
-    for number, first in enumerate(range(0, devices, CHUNK_DEVICES)):
-        size = min(CHUNK_DEVICES, devices - first)
-        yield number, draw_lives(workload, size, np.random.default_rng([seed, number, 0]))
+@dataclass(frozen=True)
+class _Chunk:
+    """What came of a part of the devices."""
+
+    devices: int
+    launches: int
+    decisions: int
+    tallies: dict[str, Tallies]
+
+
+def _lived(workload: Workload, devices: int, policies: Sequence[Policy], seed: int) -> Iterator[_Chunk]:
+    """Yield every chunk, each core living one at a time."""
+    sizes = [min(CHUNK_DEVICES, devices - first) for first in range(0, devices, CHUNK_DEVICES)]
+    live = partial(_live, workload, policies, seed)
+    processes = min(os.cpu_count() or 1, len(sizes))
+    if processes == 1:
+        yield from map(live, range(len(sizes)), sizes)
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(live, range(len(sizes)), sizes)
+
+
+def _live(workload: Workload, policies: Sequence[Policy], seed: int, number: int, devices: int) -> _Chunk:
+    """Live one chunk under every policy."""
+    lives = draw_lives(workload, devices, np.random.default_rng([seed, number, 0]))
+    tallies = {}
+    for policy in policies:
+        tallies[policy.name] = Tallies(workload)
+        dice = np.random.default_rng([seed, number, 1])
+        fleet = Fleet(lives, workload, policy, SteadyGateway(policy), tallies[policy.name], dice)
+        fleet.advance(workload.seconds)
+        fleet.finish()
+    return _Chunk(devices, len(lives.launched), len(lives.decided), tallies)

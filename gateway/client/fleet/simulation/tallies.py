@@ -39,6 +39,11 @@ class Histogram:
             self._waiting, self._kept = [], 0
         return self.counts
 
+    def add_all(self, other: "Histogram") -> None:
+        """Count what another of the same width has counted."""
+        self.settle()
+        self.counts += other.settle()
+
     def percentile(self, percent: float, of: int | None = None) -> float | None:
         """Return the value below which so many percent lie, None where there are not so many.
 
@@ -69,6 +74,15 @@ class Tallies:
         self.latencies = Histogram(_LATENCY_BIN_SECONDS, workload.seconds)
         self.used = Histogram(_LEARN_BIN_SECONDS, workload.seconds)
         self.learned = Histogram(_LEARN_BIN_SECONDS, workload.seconds)
+
+    def add_all(self, other: "Tallies") -> None:
+        """Count what other devices did under the same policy."""
+        for name, value in vars(other).items():
+            mine = getattr(self, name)
+            if isinstance(mine, Histogram):
+                mine.add_all(value)
+            else:
+                setattr(self, name, mine + value)
 
     @property
     def waiting(self) -> int:
