@@ -15,14 +15,16 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import Annotated, Any, Final, Self
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Annotated, Final, Self
 
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from msgspec import Meta, Struct
 
 from gateway.publish import Sink, Unavailable
+from gateway.publish.deadlines import Deadlines
+from gateway.publish.kafka_parcels import Confirmation
 from gateway.publish.kafka_producer import Abandoned, Producer
 from gateway.publish.kafka_topics import ensure_topics
 from schemas.kafka import GIB, KIB, MIB, KafkaSettings, TopicSettings
@@ -38,6 +40,8 @@ _FIRST_PAUSE_SECONDS: Final = 0.2
 _LAST_PAUSE_SECONDS: Final = 5.0
 # What a record costs beside its parts: lengths, and the batch's header where it travels alone.
 _RECORD_OVERHEAD_BYTES: Final = 128
+# Two lengths; a header's name is ours, so ASCII.
+_HEADER_OVERHEAD_BYTES: Final = 10
 
 
 class KafkaSinkSettings(Struct, frozen=True, kw_only=True):
@@ -88,12 +92,12 @@ class KafkaSink(Sink):
         self._tripped = asyncio.Event()
         self._healthy = asyncio.Event()
         self._broken = False
-        self._outstanding: dict[asyncio.Future[Any], int] = {}
+        self._deadlines = Deadlines(settings.publish_timeout_seconds)
         self._pending_bytes = 0
         self._active = 0
         self._idle = asyncio.Event()
         self._closing = False
-        self._counts = dict.fromkeys(("records", "failures", "timeouts", "connections"), 0)
+        self._counts = dict.fromkeys(("records", "parcels", "failures", "timeouts", "connections"), 0)
         self.differences: tuple[str, ...] = ()
         self._unfit: str | None = None
         self._keeper = asyncio.create_task(self._keep(), name="kafka-keeper")
@@ -112,32 +116,34 @@ class KafkaSink(Sink):
         """Return when all in-sync brokers have all records. Raises `Unavailable`."""
         if not records:
             return
-        producer = self._admit(records)
-        with self._working():
-            try:
+        sizes = self._sizes(records)
+        producer = self._admit(sum(sizes))
+        self._active += 1
+        try:
+            if len(records) == 1:
+                await self._add(producer, records[0], sizes[0], self._deadlines.future())
+            else:
                 async with asyncio.timeout(self._settings.publish_timeout_seconds):
-                    for group in _letters_first(records):
-                        await self._deliver(producer, group)
-            except TimeoutError:
-                self._counts["timeouts"] += 1
-                self._broken |= not self._outstanding  # nothing was even sent: whatever is wrong will not end by itself
-                self._trip(f"Kafka has not confirmed within {self._settings.publish_timeout_seconds:g} s")
-                raise self._unavailable() from None
-            except MessageSizeTooLargeError as error:
-                raise TooLarge(str(error), _AWAY_RETRY_SECONDS) from error
-            except (KafkaError, AssertionError) as error:  # aiokafka asserts that a partition is known
-                self._fail(error)
-                raise self._unavailable() from error
+                    await self._deliver(producer, records, sizes)
+        except TimeoutError:
+            self._counts["timeouts"] += 1
+            self._broken |= not producer.sent  # nothing was even sent: whatever is wrong will not end by itself
+            self._trip(f"Kafka has not confirmed within {self._settings.publish_timeout_seconds:g} s")
+            raise self._unavailable() from None
+        except MessageSizeTooLargeError as error:
+            raise TooLarge(str(error), _AWAY_RETRY_SECONDS) from error
+        except (KafkaError, AssertionError) as error:
+            self._fail(error)
+            raise self._unavailable() from error
+        finally:
+            self._active -= 1
+            if self._closing and not self._active:
+                self._idle.set()
         self._counts["records"] += len(records)
 
     def check(self, records: Sequence[Record]) -> None:
         """Refuse what can never be published. Raises `TooLarge`, and ValueError for a topic that there cannot be."""
-        for record in records:
-            if record.topic not in TOPICS:
-                raise ValueError(f"no such topic: {record.topic!r}")
-            if size_bytes(record) > self._record_bytes[record.topic]:
-                reason = f"a record of {size_bytes(record)} bytes; Kafka takes {self._record_bytes[record.topic]}"
-                raise TooLarge(reason, _AWAY_RETRY_SECONDS)
+        self._sizes(records)
 
     async def wait_healthy(self, seconds: float) -> bool:
         """Wait until records can be published; say whether they can."""
@@ -175,46 +181,49 @@ class KafkaSink(Sink):
             self._keeper.cancel()
         await asyncio.wait({self._keeper})
 
-    def _admit(self, records: Sequence[Record]) -> Producer:
-        self.check(records)
+    def _sizes(self, records: Sequence[Record]) -> list[int]:
+        """Return how many bytes each record takes. Raises as `check`."""
+        sizes = []
+        for record in records:
+            most = self._record_bytes.get(record.topic)
+            if most is None:
+                raise ValueError(f"no such topic: {record.topic!r}")
+            size = size_bytes(record)
+            if size > most:
+                raise TooLarge(f"a record of {size} bytes; Kafka takes {most}", _AWAY_RETRY_SECONDS)
+            sizes.append(size)
+        return sizes
+
+    def _admit(self, more_bytes: int) -> Producer:
         if self._producer is None or self.trouble() is not None:
             raise self._unavailable()
-        if self._pending_bytes + sum(map(size_bytes, records)) > self._settings.max_pending_bytes:
+        if self._pending_bytes + more_bytes > self._settings.max_pending_bytes:
             raise Unavailable(f"{self._pending_bytes} bytes wait for Kafka", _BUSY_RETRY_SECONDS)
         return self._producer
 
-    async def _deliver(self, producer: Producer, group: Sequence[Record]) -> None:
-        futures = []
-        for record in group:
-            size = size_bytes(record)
-            self._pending_bytes += size
-            try:
-                future = await producer.send(record)
-            except BaseException:
-                self._pending_bytes -= size
-                raise
-            self._outstanding[future] = size
-            future.add_done_callback(self._settle)
-            futures.append(future)
-        await asyncio.wait(futures)
-        for future in futures:
-            future.result()
+    def _add(self, producer: Producer, record: Record, size: int, confirmation: Confirmation) -> Confirmation:
+        producer.add(record, size, confirmation)
+        self._pending_bytes += size
+        return confirmation
 
-    def _settle(self, future: "asyncio.Future[Any]") -> None:
-        self._pending_bytes -= self._outstanding.pop(future)
-        failure = None if future.cancelled() else future.exception()
-        if failure is not None and not isinstance(failure, Abandoned):  # seen here also when its publisher is gone
+    async def _deliver(self, producer: Producer, records: Sequence[Record], sizes: Sequence[int]) -> None:
+        """Return when all are stored, the letters before the batches are sent."""
+        loop = asyncio.get_running_loop()
+        sized = list(zip(records, sizes, strict=True))
+        for is_batch in (False, True):
+            group = [each for each in sized if (each[0].topic == BATCHES) is is_batch]
+            futures = [self._add(producer, record, size, loop.create_future()) for record, size in group]
+            if futures:
+                await asyncio.wait(futures)
+            for future in futures:
+                future.result()
+
+    def _settled(self, size: int, failure: BaseException | None) -> None:
+        """Hear of a parcel's end, also when its publishers are gone."""
+        self._counts["parcels"] += 1
+        self._pending_bytes -= size
+        if failure is not None and not isinstance(failure, Abandoned):
             self._fail(failure)
-
-    @contextmanager
-    def _working(self) -> Iterator[None]:
-        self._active += 1
-        try:
-            yield
-        finally:
-            self._active -= 1
-            if self._closing and not self._active:
-                self._idle.set()
 
     def _fail(self, error: BaseException) -> None:
         self._counts["failures"] += 1
@@ -245,21 +254,19 @@ class KafkaSink(Sink):
                 self._producer = await self._connect()
                 self._broken = False
                 self._mend()
-                while await self._recovers():
+                while await self._recovers(self._producer):
                     self._mend()
                 producer, self._producer = self._producer, None
                 await producer.abandon()
         finally:
             self._trouble = self._trouble or "the connection to Kafka is closed"
             if self._producer is not None:
-                await self._producer.close(0.0 if self._outstanding else 1.0)
+                await self._producer.close(0.0 if self._pending_bytes else 1.0)
 
-    async def _recovers(self) -> bool:
+    async def _recovers(self, producer: Producer) -> bool:
         """Wait for trouble and then for its end: everything that was sent is confirmed. False: it does not end."""
         await self._tripped.wait()
-        if self._outstanding and not self._broken:
-            await asyncio.wait(list(self._outstanding), timeout=self._settings.renew_seconds)
-        return not self._outstanding and not self._broken
+        return not self._broken and await producer.wait_settled(self._settings.renew_seconds) and not self._broken
 
     async def _connect(self) -> Producer:
         pause_seconds = _FIRST_PAUSE_SECONDS
@@ -297,6 +304,7 @@ class KafkaSink(Sink):
         producer = await Producer.start(
             self._kafka,
             TOPICS,
+            self._settled,
             batch_bytes=self._settings.batch_bytes,
             max_batch_bytes=report.max_record_bytes,
             max_record_bytes=max(report.record_bytes.values()),
@@ -308,11 +316,7 @@ class KafkaSink(Sink):
 
 def size_bytes(record: Record) -> int:
     """Return no less than what the record takes on Kafka."""
-    headers = sum(len(name.encode()) + len(value) + 10 for name, value in record.headers)
-    return len(record.key) + len(record.value) + headers + _RECORD_OVERHEAD_BYTES
-
-
-def _letters_first(records: Sequence[Record]) -> list[list[Record]]:
-    letters = [record for record in records if record.topic != BATCHES]
-    batches = [record for record in records if record.topic == BATCHES]
-    return [group for group in (letters, batches) if group]
+    size = len(record.key) + len(record.value) + _RECORD_OVERHEAD_BYTES
+    for name, value in record.headers:
+        size += _HEADER_OVERHEAD_BYTES + len(name) + len(value)
+    return size

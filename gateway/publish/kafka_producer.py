@@ -10,14 +10,15 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any, Final, Self
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
+from gateway.publish.kafka_parcels import Confirmation, Parcels, Settled
 from schemas.kafka import KafkaSettings
 from schemas.partition import partition_of
 from schemas.records import Record
@@ -38,56 +39,70 @@ class Producer:
     """Sends to known topics, each record to the partition of its key. Made by `start`."""
 
     def __init__(
-        self, kafka: KafkaSettings, *, batch_bytes: int, max_batch_bytes: int, max_record_bytes: int, linger_ms: int
+        self,
+        kafka: KafkaSettings,
+        settled: Settled,
+        *,
+        batch_bytes: int,
+        max_batch_bytes: int,
+        max_record_bytes: int,
+        linger_ms: int,
     ) -> None:
         self._kafka = kafka
-        self._partitions: dict[str, int] = {}
+        self._places: dict[str, list[TopicPartition]] = {}
         self._producer = AIOKafkaProducer(
             **kafka.client_options(),
             enable_idempotence=True,
             acks="all",
             max_batch_size=min(batch_bytes, max_batch_bytes),
             max_request_size=max_record_bytes,
-            linger_ms=linger_ms,
             request_timeout_ms=_REQUEST_TIMEOUT_MS,
             retry_backoff_ms=_RETRY_MS,
         )
+        self._parcels = Parcels(self._producer, linger_ms / 1000, settled)
 
     @classmethod
-    async def start(cls, kafka: KafkaSettings, topics: Sequence[str], **sizes: int) -> Self:
-        """Connect, and learn of the topics. Raises KafkaError or OSError; bounded by the caller."""
-        made = cls(kafka, **sizes)
+    async def start(cls, kafka: KafkaSettings, topics: Sequence[str], settled: Settled, **sizes: int) -> Self:
+        """Connect, and learn of the topics. `settled` as for `Parcels`. Raises KafkaError or OSError; bounded by the
+        caller."""
+        made = cls(kafka, settled, **sizes)
         try:
             await made._producer.start()
             for topic in topics:
-                made._partitions[kafka.topic(topic)] = len(await made._producer.partitions_for(kafka.topic(topic)))
+                made._count(topic, await made._producer.partitions_for(kafka.topic(topic)))
             made._producer.client.cluster.add_listener(made._recount)
         except BaseException:
             await made.abandon()
             raise
         return made
 
-    async def send(self, record: Record) -> "asyncio.Future[Any]":
-        """Hand the record over; the future is done once all in-sync brokers have it. Raises KafkaError."""
-        topic = self._kafka.topic(record.topic)
-        partitions = self._partitions.get(topic)
-        if partitions is None:
-            raise UnknownTopicOrPartitionError(topic)
-        partition = partition_of(record.key, partitions)
-        sent: asyncio.Future[Any] = await self._producer.send(
-            topic, record.value, record.key, partition, headers=list(record.headers)
-        )
-        return sent
+    @property
+    def sent(self) -> int:
+        """How many parcels are sent and not answered for."""
+        return self._parcels.sent
+
+    def add(self, record: Record, size_bytes: int, confirmation: Confirmation) -> None:
+        """Send the record; the confirmation is set once all in-sync brokers have it. Raises KafkaError."""
+        places = self._places.get(record.topic)
+        if places is None:
+            raise UnknownTopicOrPartitionError(record.topic)
+        self._parcels.add(places[partition_of(record.key, len(places))], record, size_bytes, confirmation)
+
+    async def wait_settled(self, seconds: float) -> bool:
+        """Wait so long for the brokers to answer for all records; say whether they have."""
+        return await self._parcels.wait_empty(seconds)
 
     async def close(self, seconds: float) -> None:
         """Let go of the connections once everything is confirmed; give up after so long."""
         with suppress(KafkaError, OSError, TimeoutError):
-            await asyncio.wait_for(self._producer.stop(), seconds)
-            return
+            if await self.wait_settled(seconds):
+                await asyncio.wait_for(self._producer.stop(), seconds)
+                return
         await self.abandon()
 
     async def abandon(self) -> None:
         """End it now: what is not confirmed fails with `Abandoned`. Takes two seconds at most."""
+        self._parcels.give_up(Abandoned("the producer was given up"))
         producer = self._producer
         producer._closed = True  # what `stop` marks; without it the object complains when it is collected
         task = producer._sender.sender_task
@@ -110,7 +125,10 @@ class Producer:
 
     def _recount(self, cluster: Any) -> None:
         """Follow the number of partitions as every client does; a topic that is away for a moment keeps its number."""
-        for topic in self._partitions:
-            found = cluster.partitions_for_topic(topic)
+        for topic in self._places:
+            found = cluster.partitions_for_topic(self._kafka.topic(topic))
             if found:
-                self._partitions[topic] = len(found)
+                self._count(topic, found)
+
+    def _count(self, topic: str, partitions: Collection[int]) -> None:
+        self._places[topic] = [TopicPartition(self._kafka.topic(topic), number) for number in range(len(partitions))]

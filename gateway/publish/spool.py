@@ -16,8 +16,8 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final, Protocol, Self
 
@@ -133,11 +133,15 @@ class Spool(Sink):
         """Return when all records are on Kafka or all are in the spool. Raises `Unavailable`."""
         if self._closing:
             raise Unavailable("the gateway is stopping", _CLOSED_RETRY_SECONDS)
-        self._kafka.check(records)
-        with self._working():
-            await self._gate.wait()
-            if not await self._published(records):
+        self._active += 1
+        try:
+            if not self._gate.is_set():
+                await self._gate.wait()
+            if not (self._direct and await self._published(records)):
+                self._kafka.check(records)
                 await self._store(records)
+        finally:
+            self._end_one()
 
     def pressure(self) -> float:
         """Return how urgently devices should flush less often: 0 not at all, 1 the spool is full."""
@@ -192,20 +196,13 @@ class Spool(Sink):
             await self._log.close()
             os.close(self._lock)
 
-    @contextmanager
-    def _working(self) -> Iterator[None]:
-        self._active += 1
-        try:
-            yield
-        finally:
-            self._active -= 1
-            if self._closing and not self._active:
-                self._idle.set()
+    def _end_one(self) -> None:
+        self._active -= 1
+        if self._closing and not self._active:
+            self._idle.set()
 
     async def _published(self, records: Sequence[Record]) -> bool:
-        """Publish directly where that is the order of things; say whether it is done."""
-        if not self._direct:
-            return False
+        """Publish to Kafka; say whether it is done."""
         try:
             await self._kafka.publish(records)
         except TooLarge:  # it would stand in the spool's way for good
