@@ -16,7 +16,13 @@ from gateway.client.runtimes.protobuf import Message
 OLDEST_IOS: Final = {1: "11", 2: "11.2", 3: "12", 4: "13", 5: "14", 6: "15", 7: "16", 8: "17", 9: "18", 10: "26"}
 
 _VERSION, _DESCRIPTION, _PIPELINE_CLASSIFIER = 1, 2, 200
-_KINDS: Final = {400: "GLM classifier", 402: "tree ensemble classifier", 604: "scaler"}
+_KINDS: Final = {
+    400: "GLM classifier",
+    402: "tree ensemble classifier",
+    403: "neural network classifier",
+    500: "neural network",
+    604: "scaler",
+}
 _SIMPLE: Final = {1: "int64", 2: "float64", 3: "string", 4: "image", 7: "sequence", 8: "state"}
 _ARRAY, _DICTIONARY = 5, 6
 _ELEMENTS: Final = {65552: "float16", 65568: "float32", 65600: "float64", 131080: "int8", 131104: "int32"}

@@ -1,8 +1,10 @@
 """Run Core ML classifiers where there is no Core ML: the same files, the same answers, no dependency.
 
 * The contract of the models: one array of doubles in, the probability of every label out.
-* Understood: GLM classifiers, tree ensemble classifiers, and pipelines of scalers before one of these. Any other kind
-  is a `BadModel`, as is every file that cannot be read: nothing else is ever raised.
+* Understood: GLM classifiers, tree ensemble classifiers, small neural networks, and pipelines of scalers before one of
+  these. Any other kind is a `BadModel`, as is every file that cannot be read: nothing else is ever raised.
+* A network that is no classifier has no labels of its own: they stand in the metadata (`labels`, comma-separated), or
+  its one output value is the probability of the output's name.
 * A file that parses is not thereby intact: whoever loads one has checked its SHA-256.
 """
 
@@ -11,6 +13,7 @@ from typing import Final
 
 from gateway.client.runtimes import BadModel, PredictionFailed
 from gateway.client.runtimes.linear import LinearClassifier, Scaler
+from gateway.client.runtimes.network import Network
 from gateway.client.runtimes.protobuf import Message
 from gateway.client.runtimes.trees import TreeClassifier
 from schemas.releases import MAX_ARTIFACT_BYTES
@@ -21,7 +24,7 @@ MAX_PIPELINE_MODELS: Final = 16
 # Sums over many trees leave [0, 1] by rounding; anything further out is no probability.
 _ROUNDING: Final = 1e-6
 
-_VERSION, _DESCRIPTION, _PIPELINE_CLASSIFIER, _SCALER = 1, 2, 200, 604
+_VERSION, _DESCRIPTION, _PIPELINE_CLASSIFIER, _NETWORK_CLASSIFIER, _NETWORK, _SCALER = 1, 2, 200, 403, 500, 604
 _DOUBLE_ARRAY: Final = 65600  # ArrayFeatureType.DOUBLE
 
 Step = Callable[[Sequence[float]], list[float]]
@@ -64,7 +67,8 @@ class CoreMLRuntime:
         if model.integer(_VERSION) < 1:
             raise BadModel("no specification version")
         description = model.message(_DESCRIPTION)
-        _check_outputs(description)
+        if not model.has(_NETWORK):
+            _check_outputs(description)
         input_name, input_size = _array_input(description)
         links = _links(model)
         _check_wiring(links, input_name)
@@ -123,14 +127,45 @@ def _check_wiring(links: list[Message], input_name: str) -> None:
 
 
 def _classifier(model: Message, input_size: int) -> tuple[list[str], Step]:
-    kinds = [number for number in model.numbers() if number in _CLASSIFIERS]
+    kinds = [number for number in model.numbers() if number in (*_CLASSIFIERS, _NETWORK_CLASSIFIER, _NETWORK)]
     if len(kinds) != 1:
-        raise BadModel("not a GLM or tree ensemble classifier")
-    message = model.message(kinds[0])
+        raise BadModel("not a GLM, a tree ensemble or a neural network that classifies")
+    message, description = model.message(kinds[0]), model.message(_DESCRIPTION)
+    if kinds[0] == _NETWORK:
+        network = _network(message, description, input_size)
+        return _named_outputs(network, description), network
     labels = message.message(100).texts(1) if message.has(100) else list(map(str, message.message(101).integers(1)))
-    if not 2 <= len(labels) <= MAX_LABELS or len(set(labels)) != len(labels):
+    _check_labels(labels, least=2)
+    if kinds[0] in _CLASSIFIERS:
+        return labels, _CLASSIFIERS[kinds[0]](message, input_size, len(labels))
+    network = _network(message, description, input_size)
+    if network.size != len(labels) or message.text(200, network.output_name) not in ("", network.output_name):
+        raise BadModel(f"{network.size} values of {network.output_name!r} for {len(labels)} labels")
+    return labels, network
+
+
+def _network(message: Message, description: Message, input_size: int) -> Network:
+    network = Network(message, input_size)
+    if [network.input_name] != [each.text(1) for each in description.messages(1)]:
+        raise BadModel(f"the network reads {network.input_name!r}, which is not the input")
+    return network
+
+
+def _named_outputs(network: Network, description: Message) -> list[str]:
+    """Return the labels of a network that is no classifier."""
+    if [network.output_name] != [each.text(1) for each in description.messages(10)]:
+        raise BadModel(f"the network gives {network.output_name!r}, which is not the output")
+    text = _metadata(description).get("labels") or (network.output_name if network.size == 1 else "")
+    labels = [label.strip() for label in text.split(",")] if text else []
+    _check_labels(labels, least=1)
+    if len(labels) != network.size:
+        raise BadModel(f"{len(labels)} labels in the metadata for {network.size} values")
+    return labels
+
+
+def _check_labels(labels: Sequence[str], *, least: int) -> None:
+    if not least <= len(labels) <= MAX_LABELS or len(set(labels)) != len(labels):
         raise BadModel(f"{len(labels)} labels, or one that stands twice")
-    return labels, _CLASSIFIERS[kinds[0]](message, input_size, len(labels))
 
 
 def _metadata(description: Message) -> dict[str, str]:

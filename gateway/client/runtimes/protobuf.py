@@ -7,6 +7,8 @@
 """
 
 import struct
+import sys
+from array import array
 from collections.abc import Iterator
 from typing import Final
 
@@ -18,6 +20,7 @@ _FIXED64: Final = 1
 _LENGTH: Final = 2
 _FIXED32: Final = 5
 _double: Final = struct.Struct("<d")
+_float: Final = struct.Struct("<f")
 
 Value = int | bytes
 
@@ -59,10 +62,19 @@ class Message:
         value = self._single(number, _FIXED64)
         return float(_double.unpack(value)[0]) if isinstance(value, bytes) else default
 
+    def float32(self, number: int, default: float = 0.0) -> float:
+        """Return a float."""
+        value = self._single(number, _FIXED32)
+        return float(_float.unpack(value)[0]) if isinstance(value, bytes) else default
+
+    def data(self, number: int) -> bytes:
+        """Return bytes."""
+        value = self._single(number, _LENGTH)
+        return value if isinstance(value, bytes) else b""
+
     def message(self, number: int) -> "Message":
         """Return a nested message; an absent one is empty, as in protocol buffers."""
-        value = self._single(number, _LENGTH)
-        return Message(value if isinstance(value, bytes) else b"")
+        return Message(self.data(number))
 
     def messages(self, number: int) -> Iterator["Message"]:
         """Yield the nested messages of a repeated field."""
@@ -80,6 +92,17 @@ class Message:
             if wire not in (_FIXED64, _LENGTH) or not isinstance(value, bytes) or len(value) % 8:
                 raise BadModel(f"field {number}: not doubles")
             found.extend(struct.unpack(f"<{len(value) // 8}d", value))
+        return found
+
+    def floats(self, number: int) -> "array[float]":
+        """Return the floats of a repeated field, packed or not."""
+        found = array("f")
+        for wire, value in self._fields.get(number, ()):
+            if wire not in (_FIXED32, _LENGTH) or not isinstance(value, bytes) or len(value) % 4:
+                raise BadModel(f"field {number}: not floats")
+            found.frombytes(value)
+        if sys.byteorder == "big":
+            found.byteswap()
         return found
 
     def integers(self, number: int) -> list[int]:

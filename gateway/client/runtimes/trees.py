@@ -80,9 +80,9 @@ class TreeClassifier:
 
     def _probabilities(self, sums: list[float]) -> list[float]:
         if self._transform == _SOFTMAX:
-            return _softmax(sums)
+            return softmax(sums)
         if self._transform == _SOFTMAX_ZERO_REFERENCE:
-            return _softmax([0.0, *sums])
+            return softmax([0.0, *sums])
         if self._dimensions > 1:
             return sums
         second = logistic(sums[0]) if self._transform == _LOGISTIC else sums[0]
@@ -167,7 +167,8 @@ def _with_places(node: _Node, place: dict[int, int]) -> _Node:
     return node if node.holds is None else node._replace(yes=place[node.yes], no=place[node.no])
 
 
-def _softmax(values: list[float]) -> list[float]:
+def softmax(values: Sequence[float]) -> list[float]:
+    """Return what sums to 1 in proportion to each exponential."""
     top = max(values)
     odds = [math.exp(x - top) for x in values]
     total = math.fsum(odds)
