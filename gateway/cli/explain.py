@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from clickhouse_connect.driver.asyncclient import AsyncClient
 
     from gateway.config import Config
+    from gateway.releases.rules import ModelRules
     from schemas.wire import Envelope, Have
 
 # The newest batch of the device that had arrived by then: what it said of itself, and what it was told.
@@ -76,23 +77,22 @@ def _explain(arguments: Namespace) -> int:
     from gateway.releases.replay import rules_at
 
     config, at_ms = configuration(arguments), arguments.at if arguments.at is not None else now_ms()
+    _check_known(arguments, config)
     said = _said(arguments, config, at_ms)
     envelope, have = _device(arguments, said)
     if arguments.at is not None and "said" in said:
-        at_ms = said["said"][
-            "received_at"
-        ]  # the decision of then was made when the batch came, not when it is asked about
+        # The decision of then was made when the batch came, not when it is asked about.
+        at_ms = said["said"]["received_at"]
     rules = with_store(config, lambda store: rules_at(store, arguments.app, arguments.model, at_ms))
     if rules is None:
         raise CommandError(f"nothing was published for {arguments.app}/{arguments.model} by {moment(at_ms)}")
-    found = explain(rules, arguments.model, have, envelope)
+    found, decision_us = explain(rules, arguments.model, have, envelope), _decision_us(rules, arguments, envelope, have)
     data = {"at": at_ms, "device": arguments.device, "told": found.told, "reasons": found.reasons}
     if arguments.json:
-        show(
-            arguments, data | {"said": said.get("said"), "recorded": said.get("offer"), "reported": said["events"]}, ""
-        )
+        known = {"said": said.get("said"), "recorded": said.get("offer"), "reported": said["events"]}
+        show(arguments, data | known | {"decision_us": decision_us}, "")
         return 0
-    note(f"as decided at {moment(at_ms)}")
+    note(f"as decided at {moment(at_ms)}; the decision alone takes {decision_us:.1f} microseconds here")
     show_table(arguments, ("rule", "what it came to"), [(each.rule, each.text) for each in found.reasons])
     if said.get("offer"):
         note(f"the gateway's record of {moment(said['said']['received_at'])}: told {said['offer']}")
@@ -100,6 +100,39 @@ def _explain(arguments: Namespace) -> int:
     return 0
 
 
+def _check_known(arguments: Namespace, config: "Config") -> None:
+    """Say what is misspelt, before anything is looked for. Raises `CommandError`."""
+    import uuid
+
+    from gateway.releases.catalogues import published_models
+
+    app, model = arguments.app, arguments.model
+    models = with_store(config, lambda store: published_models(store, app), app=app)
+    if model not in models:
+        raise CommandError(
+            f"nothing is published for a model {model!r} of {app}: its models are {', '.join(models) or 'none'}"
+        )
+    try:
+        uuid.UUID(arguments.device)
+    except ValueError as error:
+        raise CommandError(
+            f"{arguments.device!r} is no device's id: those are UUIDs, as in `device` of events"
+        ) from error
+
+
+def _decision_us(rules: "ModelRules", arguments: Namespace, envelope: "Envelope", have: "Have") -> float:
+    """Time what a gateway does for every batch of this device."""
+    from timeit import repeat
+
+    from msgspec.structs import replace
+
+    from gateway.releases.decide import decide
+
+    models, batch = {arguments.model: rules}, replace(envelope, have={arguments.model: have})
+    return min(repeat(lambda: decide(models, batch), number=_TIMED, repeat=5)) / _TIMED * 1e6
+
+
+_TIMED: Final = 200
 _COLUMNS: Final = ("at", "type", "release", "source", "state", "detail", "score", "outcome")
 
 
@@ -139,7 +172,10 @@ def _device(arguments: Namespace, said: dict[str, Any]) -> "tuple[Envelope, Have
     known = said.get("said", {})
     given = {name: getattr(arguments, name) or known.get(name) or "" for name in _FACTS}
     if not given["sdk"]:
-        raise Misused("the warehouse does not know this device by then: say at least --sdk and --use")
+        raise CommandError(
+            f"no batch of device {arguments.device} for {arguments.app} is known by then: describe the device, with at "
+            "least --sdk and --use"
+        )
     names = arguments.signals.split(",") if arguments.signals else known.get("signals")
     catalogue, using, previous = said.get("have") or (0, "bundled", "")
     have = Have(catalogue, arguments.use or _use(using), _use(previous) if previous else None)

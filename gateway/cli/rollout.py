@@ -245,7 +245,7 @@ def _status(arguments: Namespace) -> int:
 def _status_text(found: "Standing") -> str:
     rollout = found.rollout
     if rollout is None:
-        lines = ["no rollout: every device is offered the newest release that it can run"]
+        lines = [f"no rollout: every device is offered the newest release that it can run (document {found.number})"]
     else:
         lines = [
             f"{_line(rollout)} (document {found.number})",

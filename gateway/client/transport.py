@@ -2,6 +2,13 @@
 
 * No answer at all is an answer with status 0: the batch then waits, like after any status the contract does not name.
 * A status counts only with the contract's word for it: proxies and captive portals have statuses of their own.
+* A reply is not signed, and yet an old one is no answer: it has to name the batch that was sent, whose id is 122 bits
+  that this device drew when it froze the batch (`queue`). That is the nonce; and since a batch that was answered is
+  gone, no reply counts twice. Who cannot read the request, which TLS sees to, cannot make a reply to it either.
+* Signing replies with that nonce was measured and left out: Ed25519 costs the gateway 23 microseconds of CPU a request,
+  about an eighth of what a batch of 50 events takes it, 88 bytes in every reply of 160, and the device 75 microseconds;
+  and it helps only against who stands between the two, not against a gateway that was broken into, which would hold the
+  key. What either may say is bounded by what was signed offline.
 * A redirect is not followed: it would carry the app key to a stranger.
 * That a batch has arrived is read apart from the news: news that cannot be read must not make a device resend what is
   stored, to be told the same again.

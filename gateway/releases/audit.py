@@ -2,7 +2,8 @@
 
 * Every download of the newest catalogues is read and turned into its artifact; the artifact must have its signed hash
   and, where it is a model that can run here, give the signed answers.
-* Signatures are judged only against root keys that whoever asks brings along: the store cannot vouch for itself.
+* Whom devices believe is judged only by root keys that whoever asks brings along: the store cannot vouch for itself.
+  That a catalogue is still what a listed key signed is checked in any case, for the whole history.
 """
 
 import lzma
@@ -14,15 +15,16 @@ from typing import Literal
 from msgspec import Struct
 
 from gateway.client.keyring import Keyring
+from gateway.client.verify import named_keys
 from gateway.releases.apps import read_app
 from gateway.releases.artifact import judge
-from gateway.releases.documents import APPS, CATALOGUES, KEYS, ROLLOUTS, Series, artifact_path, parse_path
+from gateway.releases.documents import APPS, CATALOGUES, KEYS, PROPOSALS, ROLLOUTS, Series, artifact_path, parse_path
 from gateway.releases.errors import BadArtifact, BadDocument, UntrustedHistory
 from gateway.releases.keylists import keyring_of
 from gateway.releases.keys import signed_by
-from gateway.releases.rules import read_catalogue, read_keys, read_rollout
+from gateway.releases.rules import read_catalogue, read_keys, read_proposal, read_rollout
 from gateway.releases.store import NotFound, Store
-from schemas.releases import Catalogue, Download, Release, Rollout, SignedCatalogue
+from schemas.releases import App, Catalogue, Download, KeyList, Release, Rollout, SignedCatalogue
 
 if sys.version_info >= (3, 14):
     from compression.zstd import ZstdDecompressor, ZstdDict, ZstdError
@@ -30,7 +32,7 @@ else:
     from backports.zstd import ZstdDecompressor, ZstdDict, ZstdError
 
 
-Document = Rollout | tuple[SignedCatalogue, Catalogue]
+Document = App | KeyList | Rollout | tuple[SignedCatalogue, Catalogue]
 
 
 class Finding(Struct, frozen=True):
@@ -46,80 +48,114 @@ async def examine(
 ) -> AsyncIterator[Finding]:
     """Yield what is wrong with a store, or with one app in it. Raises `StoreError`."""
     series: dict[Series, list[int]] = {}
-    for kind in (APPS, KEYS, CATALOGUES, ROLLOUTS):
+    for kind in (APPS, KEYS, CATALOGUES, ROLLOUTS, PROPOSALS):
         for path in await store.names(kind):
             found = parse_path(path)
             if found is None:
                 yield Finding(path, "warn", "is no document: nothing reads it")
             elif app in (None, found[0].app):
                 series.setdefault(found[0], []).append(found[1])
-    newest: dict[Series, Catalogue] = {}
-    rings: dict[str, Keyring | None] = {}
+    examination = _Examination(store, roots, threshold, now_ms)
     for each, numbers in series.items():
-        for finding in _gaps(each, numbers):
+        async for finding in examination.series(each, sorted(numbers)):
             yield finding
-        if each.app not in rings and roots:
-            rings[each.app], trouble = await _ring(store, each.app, roots, threshold)
-            if trouble is not None:
-                yield trouble
-        async for finding in _examine_series(store, each, sorted(numbers), rings.get(each.app), newest, now_ms):
+    if app is None:
+        async for finding in examination.others():
             yield finding
 
 
-async def _ring(
-    store: Store, app: str, roots: Sequence[bytes], threshold: int
-) -> tuple[Keyring | None, Finding | None]:
-    try:
-        return await keyring_of(store, app, roots, threshold), None
-    except (UntrustedHistory, BadDocument) as error:
-        return None, Finding(f"{KEYS}/{app}", "fail", str(error))
+class _Examination:
+    """What is known by now of the store that is being examined."""
 
+    def __init__(self, store: Store, roots: Sequence[bytes], threshold: int, now_ms: int) -> None:
+        self._store = store
+        self._roots = roots
+        self._threshold = threshold
+        self._now_ms = now_ms
+        self._newest: dict[Series, Catalogue] = {}
+        self._rings: dict[str, Keyring | None] = {}
+        # Every key that was ever to be believed. Here it only says whether what it signed is still what it signed.
+        self._known: dict[str, dict[str, bytes]] = {}
+        self._seen: set[str] = set()
 
-def _gaps(series: Series, numbers: Sequence[int]) -> list[Finding]:
-    missing = sorted(set(range(1, max(numbers) + 1)) - set(numbers))
-    return [Finding(series.path(number), "fail", "is missing: history has a gap") for number in missing]
-
-
-async def _examine_series(
-    store: Store,
-    series: Series,
-    numbers: Sequence[int],
-    ring: Keyring | None,
-    newest: dict[Series, Catalogue],
-    now_ms: int,
-) -> AsyncIterator[Finding]:
-    last: Document | None = None
-    for number in numbers:
-        path = series.path(number)
-        try:
-            document = _read(series, number, await store.get(path))
-        except BadDocument as error:
-            yield Finding(path, "fail", str(error))
-            continue
-        if isinstance(document, tuple) and isinstance(last, tuple):
-            for finding in _changes(path, last[1], document[1]):
+    async def series(self, series: Series, numbers: Sequence[int]) -> AsyncIterator[Finding]:
+        """Examine one series: its gaps, every document, and what devices get from the newest."""
+        for number in sorted(set(range(1, numbers[-1] + 1)) - set(numbers)):
+            yield Finding(series.path(number), "fail", "is missing: history has a gap")
+        if series.app not in self._known:
+            self._known[series.app] = named_keys(self._roots)
+            async for finding in self._ring(series.app):
                 yield finding
-        last = document
-    if isinstance(last, Rollout):
-        for finding in _rollout_findings(series.prefix, last, newest.get(series._replace(kind=CATALOGUES))):
-            yield finding
-    elif last is not None:
-        newest[series] = last[1]
-        async for finding in _examine_newest(store, series.path(last[1].number), *last, ring, now_ms):
+        last: Document | None = None
+        for number in numbers:
+            path = series.path(number)
+            try:
+                document = _read(series, number, await self._store.get(path))
+            except BadDocument as error:
+                yield Finding(path, "fail", str(error))
+                continue
+            for finding in self._findings(path, last, document):
+                yield finding
+            last = document
+        async for finding in self._newest_findings(series, last):
             yield finding
 
+    async def others(self) -> AsyncIterator[Finding]:
+        """Examine the artifacts that no newest catalogue lists: patches may need them, and devices may run them."""
+        for path in await self._store.names("artifacts"):
+            if path not in self._seen and not _is_named_for(path, await self._store.get(path)):
+                yield Finding(path, "warn", "is damaged; nothing lists it now")
 
-def _read(series: Series, number: int, stored: bytes) -> Document | None:
-    """Read a document; what needs no further look is None. Raises `BadDocument`."""
+    async def _ring(self, app: str) -> AsyncIterator[Finding]:
+        self._rings[app] = None
+        if self._roots:
+            try:
+                self._rings[app] = await keyring_of(self._store, app, self._roots, self._threshold)
+            except (UntrustedHistory, BadDocument) as error:
+                yield Finding(f"{KEYS}/{app}", "fail", str(error))
+
+    def _findings(self, path: str, last: Document | None, document: Document) -> list[Finding]:
+        if isinstance(document, KeyList):
+            self._known[document.app] |= named_keys(document.keys)
+            return []
+        if not isinstance(document, tuple):
+            return []
+        signed, catalogue = document
+        keys = self._known[catalogue.app]
+        broken = [
+            Finding(path, "fail", f"is not what {signature.key} signed: its bytes were changed")
+            for signature in signed.signatures
+            if signature.key in keys and not signed_by(keys[signature.key], signed.document, signature)
+        ]
+        return broken + (_changes(path, last[1], catalogue) if isinstance(last, tuple) else [])
+
+    async def _newest_findings(self, series: Series, last: Document | None) -> AsyncIterator[Finding]:
+        if isinstance(last, Rollout) and series.kind == ROLLOUTS:
+            for finding in _rollout_findings(series.prefix, last, self._newest.get(series._replace(kind=CATALOGUES))):
+                yield finding
+        elif isinstance(last, tuple):
+            self._newest[series] = last[1]
+            path, ring = series.path(last[1].number), self._rings[series.app]
+            self._seen.update(download.path for release in last[1].releases for download in release.downloads)
+            async for finding in _examine_newest(self._store, path, *last, ring, self._now_ms):
+                yield finding
+
+
+def _is_named_for(path: str, data: bytes) -> bool:
+    return sha256(data).hexdigest() == path.rpartition("/")[2]
+
+
+def _read(series: Series, number: int, stored: bytes) -> Document:
+    """Read a document. Raises `BadDocument`."""
     if series.kind == ROLLOUTS:
         return read_rollout(stored, series.app, series.model)
+    if series.kind == PROPOSALS:
+        return read_proposal(stored, series.app, series.model, number).rollout
     if series.kind == CATALOGUES:
         return read_catalogue(stored, series.app, series.model, number)
     if series.kind == APPS:
-        read_app(stored, series.app, number)
-    else:
-        read_keys(stored, series.app, number)
-    return None
+        return read_app(stored, series.app, number)
+    return read_keys(stored, series.app, number)[1]
 
 
 def _rollout_findings(path: str, rollout: Rollout, catalogue: Catalogue | None) -> list[Finding]:
@@ -186,7 +222,7 @@ async def _fetched(
         wire = await store.get(download.path)
     except NotFound:
         return "the file is missing", None
-    if len(wire) != download.size or sha256(wire).hexdigest() != download.path.rpartition("/")[2]:
+    if len(wire) != download.size or not _is_named_for(download.path, wire):
         return "the file is damaged: its bytes are not those that it is named for", None
     if download.base is not None and download.base not in artifacts:
         try:  # a base that is no longer listed may still be on devices

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from gateway.releases.apps import check_name
-from gateway.releases.documents import CATALOGUES, Series, append, newest, someone_wrote
+from gateway.releases.documents import CATALOGUES, Series, append, newest, parse_path, someone_wrote
 from gateway.releases.errors import BadDocument, BadKey, BadReleaseTerms, UntrustedHistory
 from gateway.releases.keylists import newest_keys
 from gateway.releases.keys import key_name, signed_by
@@ -27,6 +27,12 @@ from schemas.wire import Signature
 LISTED_RELEASES: Final = 4
 _DAY_MS: Final = 24 * 60 * 60 * 1000
 _catalogue: Final = msgspec.json.Decoder(Catalogue)
+
+
+async def published_models(store: Store, app: str) -> list[str]:
+    """Return the names of an app's models that have a catalogue. Raises `StoreError`."""
+    found = map(parse_path, await store.names(f"{CATALOGUES}/{app}"))
+    return sorted({each[0].model for each in found if each})
 
 
 async def last_catalogue(store: Store, series: Series) -> tuple[SignedCatalogue, Catalogue] | None:
@@ -123,13 +129,21 @@ def expiry(now_ms: int, days: int) -> int:
 def encoded(catalogue: Catalogue) -> bytes:
     """Return the bytes that are signed. Raises `BadReleaseTerms`."""
     document = msgspec.json.encode(catalogue)
-    if len(document) > MAX_CATALOGUE_BYTES:
-        raise BadReleaseTerms(f"the catalogue has {len(document)} bytes, {MAX_CATALOGUE_BYTES} at most: fewer probes")
+    _check_size(document)
     return document
+
+
+def _check_size(document: bytes) -> None:
+    if len(document) > MAX_CATALOGUE_BYTES:
+        raise BadReleaseTerms(
+            f"the catalogue would have {len(document)} bytes and devices read {MAX_CATALOGUE_BYTES}: bring fewer "
+            "golden vectors or inputs, or unlist an old release ('release revoke --release')"
+        )
 
 
 async def attach(store: Store, document: bytes, signature: Signature, public: bytes) -> Catalogue:
     """Write a signed catalogue as the next one. Raises `ReleaseError` or `StoreError`."""
+    _check_size(document)
     try:
         catalogue = _catalogue.decode(document)
     except ValueError as error:

@@ -133,6 +133,8 @@ async def prepare_release(
     await _check_floor(store, app, model, published.release)
     if not again:
         _check_new(published, last)
+    # Before anything is written; its downloads take the little that is left, and are counted again at the end.
+    encoded(with_release(app, model, last, published, floor, (now_ms, expires_at)))
     published = replace(published, downloads=await write_artifact(store, artifact, last.releases if last else ()))
     return encoded(with_release(app, model, last, published, floor, (now_ms, expires_at)))
 

@@ -13,7 +13,6 @@
 """
 
 from collections.abc import Callable
-from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -24,12 +23,10 @@ from gateway.releases.decide import UNDER_WAY
 from gateway.releases.documents import APPS, CATALOGUES, PROPOSALS, ROLLOUTS, Series, append, newest, parse_path
 from gateway.releases.errors import BadDocument, BadPlan, NotAllowed, NotNow, SomeoneWroteInBetween
 from gateway.releases.keylists import listed_floor
-from gateway.releases.rules import read_catalogue, read_rollout
+from gateway.releases.rules import read_catalogue, read_proposal, read_rollout
 from gateway.releases.store import Store
 from gateway.releases.transitions import Change
 from schemas.releases import App, Catalogue, Proposal, Rollout, TwoPersonRule
-
-_proposal: Final = msgspec.json.Decoder(Proposal)
 
 
 class Entry(Struct, frozen=True, omit_defaults=True):
@@ -217,11 +214,9 @@ async def _newest_proposal(store: Store, app: str, model: str) -> Proposal | Non
     if found is None:
         return None
     try:
-        proposal = _proposal.decode(found[1])
-        read_rollout(msgspec.json.encode(proposal.rollout), app, model)
-    except (ValueError, RecursionError, BadDocument):
+        return read_proposal(found[1], app, model, found[0])
+    except BadDocument:
         return None  # nobody can approve what cannot be read; the change is proposed again, under the next number
-    return proposal
 
 
 async def _propose(store: Store, rollout: Rollout, follows: int) -> int:

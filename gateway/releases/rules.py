@@ -14,7 +14,7 @@ from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from gateway.releases.errors import BadDocument
-from schemas.releases import Catalogue, Download, KeyList, Release, Rollout, SignedCatalogue
+from schemas.releases import Catalogue, Download, KeyList, Proposal, Release, Rollout, SignedCatalogue
 from schemas.versions import os_target, parse_specifier
 from schemas.wire import CatalogueNews, SignedKeys
 
@@ -23,6 +23,7 @@ _signed = msgspec.json.Decoder(SignedCatalogue)
 _rollout = msgspec.json.Decoder(Rollout)
 _signed_keys = msgspec.json.Decoder(SignedKeys)
 _keys = msgspec.json.Decoder(KeyList)
+_proposal = msgspec.json.Decoder(Proposal)
 # Weights are typed by people: 0.33 + 0.33 + 0.34 must pass, a forgotten arm must not.
 WEIGHT_SLACK: Final = 1e-6
 
@@ -138,6 +139,18 @@ def smallest_download(release: Release) -> Download | None:
     """The cheapest way to get a release that needs nothing else on the device."""
     whole = [download for download in release.downloads if download.encoding != "zstd-patch"]
     return min(whole, key=lambda download: download.size, default=None)
+
+
+def read_proposal(stored: bytes, app: str, model: str, number: int) -> Proposal:
+    """Read a stored proposal and check that it could be obeyed. Raises `BadDocument`."""
+    try:
+        proposal = _proposal.decode(stored)
+    except (ValueError, RecursionError) as error:
+        raise BadDocument(f"not a proposal: {error}") from error
+    if proposal.number != number:
+        raise BadDocument(f"is proposal {proposal.number}, in the wrong place")
+    read_rollout(msgspec.json.encode(proposal.rollout), app, model)
+    return proposal
 
 
 def _check_size(document: bytes) -> None:

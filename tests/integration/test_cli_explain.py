@@ -68,6 +68,7 @@ async def test_the_decision_of_each_hour_is_replayed(
     found = await asyncio.to_thread(explain, capsys, *words)
     assert (found["told"]["use"], found["told"].get("arm")) == (use, arm)
     assert found["at"] == at
+    assert 0 < found["decision_us"] < 1000
 
 
 async def test_every_rule_that_applied_is_told(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,10 +87,20 @@ async def test_a_time_before_everything_says_so(store: Store, capsys: pytest.Cap
     assert "nothing was published for shop/upsell by 2020-01-01" in capsys.readouterr().err
 
 
-async def test_a_device_that_nobody_knows_has_to_be_described(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["explain", "--app", "shop", "--model", "upsell", "--device", DEVICE]
-    assert await asyncio.to_thread(main, words) == 2
-    assert "say at least --sdk" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("app", "model", "device", "said"),
+    [
+        ("shops", "upsell", DEVICE, "there is no app 'shops'"),
+        ("shop", "upsel", DEVICE, "nothing is published for a model 'upsel' of shop: its models are upsell"),
+        ("shop", "upsell", "phone-7", "'phone-7' is no device's id"),
+        ("shop", "upsell", DEVICE, f"no batch of device {DEVICE} for shop is known by then: describe the device"),
+    ],
+)
+async def test_whatever_is_unknown_is_named(
+    store: Store, capsys: pytest.CaptureFixture[str], app: str, model: str, device: str, said: str
+) -> None:
+    assert await asyncio.to_thread(main, ["explain", "--app", app, "--model", model, "--device", device]) == 1
+    assert said in capsys.readouterr().err.splitlines()[-1]
 
 
 async def test_the_warehouse_says_what_the_device_was_and_what_it_was_told(

@@ -218,6 +218,7 @@ async def test_a_damaged_catalogue_is_not_built_upon(store: Store) -> None:
         ({"file": MODELS / "none.mlmodel"}, BadArtifact, "No such file"),
         ({"file": MODELS / "expected.json"}, BadArtifact, "not a Core ML model"),
         ({"format": "onnx"}, BadArtifact, "not an ONNX model"),
+        ({"format": "opaque", "probes": [Probe([0.5] * 20_000, {})]}, BadReleaseTerms, "and devices read 65536"),
     ],
 )
 async def test_what_cannot_be_published_says_why(

@@ -237,6 +237,37 @@ def test_what_is_wrong_with_documents_is_found(run: Run) -> None:
     assert "by no key" in run("release", "verify", "--root", "root2.pub").out
 
 
+def test_every_kind_of_object_that_is_damaged_is_found(run: Run) -> None:
+    rotate(run, "--add", "release1.pub")
+    for number in (1, 2):
+        publish(run, "release1", number=number)
+    old = catalogue(2).releases[1].sha256
+    run("release", "revoke", *UPSELL, "--sign", "release1", "--release", 1)
+    reason = ("--reason", "x")
+    run("rollout", "start", *UPSELL, "--challenger", 2, "--champion", "bundled", *reason)
+    run("rollout", "rule", "--app", "shop", "--two-person", "on", *reason)
+    run("rollout", "advance", *UPSELL, "--to", 5, *reason)
+    assert run("release", "verify").err.startswith("the store is sound")
+    paths = sorted(path for path in STORE.rglob("*") if path.is_file())
+    assert {path.relative_to(STORE).parts[0] for path in paths} == {
+        "apps", "artifacts", "catalogues", "keys", "proposals", "rollouts",
+    }  # fmt: skip
+    for path in paths:
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-2])
+        found = json.loads(run("release", "verify", "--json").out)
+        name = path.relative_to(STORE).as_posix()
+        assert name in {each["path"] for each in found}, name
+        assert run("release", "verify").code == (0 if old in name or found[0]["level"] == "warn" else 1)
+        path.write_bytes(whole)
+    oldest = STORE / "catalogues/shop/upsell/0000000001.json"
+    signed = msgspec.json.decode(oldest.read_bytes(), type=SignedCatalogue)
+    changed = msgspec.structs.replace(signed, document=signed.document.replace(b'"floor":0', b'"floor":9'))
+    oldest.write_bytes(msgspec.json.encode(changed))
+    [found] = json.loads(run("release", "verify", "--app", "shop", "--json").out)[:1]
+    assert (found["path"], "its bytes were changed" in found["text"]) == (oldest.relative_to(STORE).as_posix(), True)
+
+
 def test_a_sound_store_says_so_and_what_was_not_judged(run: Run) -> None:
     publish(run, "root1")
     assert run("release", "verify").err.startswith("the store is sound; signatures were not judged")
