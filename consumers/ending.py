@@ -1,8 +1,8 @@
 """How a consumer waits and ends: pauses that a stop cuts short, and tasks that are given a while to finish."""
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 
 async def until(stop: asyncio.Event, seconds: float) -> None:
@@ -10,6 +10,16 @@ async def until(stop: asyncio.Event, seconds: float) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await stop.wait()
+
+
+@contextmanager
+def cancelled_after(work: Coroutine[None, None, None]) -> Iterator[None]:
+    """Run something beside the block, and no longer than it."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 async def wind_up(tasks: Sequence[asyncio.Task[None]], seconds: float) -> None:

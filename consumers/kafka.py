@@ -153,9 +153,7 @@ class KafkaSource(Source):
         async with self._failing(self._settings.timeout_seconds):
             place = self._place(topic, partition)
             kept = (await self._admin.list_consumer_group_offsets(self._group, partitions=[place])).get(place)
-        # Some brokers do not keep the id with the offset.
-        is_ours = kept is not None and kept.metadata in ("", None, self._fetcher.topic_ids[topic].hex())
-        return max(0, kept.offset) if is_ours else 0
+        return committed_offset(kept, self._fetcher.topic_ids[topic]) or 0
 
     async def commit(self, topic: str, partition: int, next_offset: int) -> None:
         """Keep the position. Raises `SourceError`, also where the partition has gone to another member."""
@@ -231,6 +229,13 @@ class _Pausing(ConsumerRebalanceListener):  # type: ignore[misc, unused-ignore] 
 
     def on_partitions_assigned(self, assigned: Any) -> None:
         self._member.pause(*assigned)
+
+
+def committed_offset(kept: Any, topic_id: bytes) -> int | None:
+    """Return the offset that a group has committed for this very topic; None where there is none."""
+    # Some brokers do not keep the id with the offset.
+    is_ours = kept is not None and kept.offset >= 0 and kept.metadata in ("", None, topic_id.hex())
+    return int(kept.offset) if is_ours else None
 
 
 def size_bytes(record: StoredRecord) -> int:

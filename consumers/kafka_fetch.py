@@ -74,6 +74,18 @@ class Fetcher:
         """The topics' ids, by our names for them."""
         return self._ids
 
+    def partitions(self, topic: str) -> list[int]:
+        """Return the topic's partitions, as far as they are known."""
+        return sorted(partition for name, partition in self._leaders if name == topic)
+
+    async def refresh(self) -> None:
+        """Learn of partitions that were added, and of leaders that moved."""
+        await self._refresh()
+
+    async def oldest(self, topic: str, partition: int) -> int:
+        """Return the offset of the oldest record there is, or the end where there is none."""
+        return await self._offset(topic, partition, _EARLIEST)
+
     async def fetch(self, topic: str, partition: int, first: int, max_bytes: int) -> Fetched:
         """Return records from `first` on, or from the oldest there is; at least one where there are any.
 

@@ -23,10 +23,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Final
 
-import msgspec
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from consumers.ending import until, wind_up
 from consumers.kafka import KafkaSource
@@ -60,7 +60,11 @@ class UnpackSettings(Struct, frozen=True, kw_only=True):
 
 
 class UnpackProgress(Struct, frozen=True):
-    """How far a partition is, and counts since this process started."""
+    """How far a partition is, and counts since its unpacker began.
+
+    `skipped` counts offsets that the log had no record for: deleted by its retention before they were read.
+    `broken` says that the log is in trouble, and `trouble` which; both are empty while all is well.
+    """
 
     partition: int
     next_offset: int
@@ -68,6 +72,20 @@ class UnpackProgress(Struct, frozen=True):
     events: int = 0
     resends: int = 0
     unreadable: int = 0
+    skipped: int = 0
+    retries: int = 0
+    trouble: str = ""
+    broken: str = ""
+
+    @property
+    def topic(self) -> str:
+        """The topic that is unpacked."""
+        return BATCHES
+
+    @property
+    def records(self) -> int:
+        """Each batch is a record."""
+        return self.batches
 
 
 Observer = Callable[[UnpackProgress], None]
@@ -124,22 +142,24 @@ class Unpacker:
                 await self._unpack(producer, stop)
             except (KafkaError, SourceError, OSError) as error:
                 _log.warning("batches/%d: unpacking starts again: %r", self._partition, error)
+                self._tell(retries=self.progress.retries + 1, trouble=repr(error), broken="log")
                 await until(stop, _RETRY_SECONDS)
             finally:
                 with suppress(KafkaError, OSError, TimeoutError):
                     await asyncio.wait_for(producer.stop(), _CLOSE_SECONDS)
+        self._tell(trouble="", broken="")  # whatever it is, it is another one's now
 
     async def _unpack(self, producer: AIOKafkaProducer, stop: asyncio.Event) -> None:
         next_offset = await self._source.position(BATCHES, self._partition)
         await self._look_back(next_offset)
-        self.progress = msgspec.structs.replace(self.progress, next_offset=next_offset)
-        self._observe(self.progress)  # a partition that is at its end already says so, too
+        # A partition that is at its end already says so, too.
+        self._tell(next_offset=next_offset, trouble="", broken="")
         while not stop.is_set():
             records = await self._read(next_offset)
             if not records:
                 await until(stop, self._settings.poll_seconds)
                 continue
-            events, progress = await asyncio.to_thread(self._events, records)
+            events, progress = await asyncio.to_thread(self._events, records, next_offset)
             next_offset = progress.next_offset
             async with producer.transaction():
                 await self._send(producer, events)
@@ -150,8 +170,8 @@ class Unpacker:
             self.progress = progress
             self._observe(progress)
 
-    def _events(self, records: Sequence[StoredRecord]) -> tuple[list[tuple[bytes, bytes]], UnpackProgress]:
-        """Return (device, event) pairs, and how far this comes once they are stored."""
+    def _events(self, records: Sequence[StoredRecord], first: int) -> tuple[list[tuple[bytes, bytes]], UnpackProgress]:
+        """Return (device, event) pairs of what was read from `first` on, and how far that comes once stored."""
         events: list[tuple[bytes, bytes]] = []
         resends = unreadable = 0
         for record in records:
@@ -163,15 +183,20 @@ class Unpacker:
             except Malformed as error:
                 _log.warning("batches/%d:%d cannot be read: %s", self._partition, record.offset, error)
                 unreadable += 1
-        before = self.progress
-        return events, UnpackProgress(
-            partition=self._partition,
-            next_offset=records[-1].offset + 1,
+        before, next_offset = self.progress, records[-1].offset + 1
+        return events, replace(
+            before,
+            next_offset=next_offset,
             batches=before.batches + len(records),
             events=before.events + len(events),
             resends=before.resends + resends,
             unreadable=before.unreadable + unreadable,
+            skipped=before.skipped + next_offset - first - len(records),
         )
+
+    def _tell(self, **changes: int | str) -> None:
+        self.progress = replace(self.progress, **changes)
+        self._observe(self.progress)
 
     async def _send(self, producer: AIOKafkaProducer, events: Sequence[tuple[bytes, bytes]]) -> None:
         """Send whole batches of records, and wait for all: a commit alone would not tell of one that was refused."""

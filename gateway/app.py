@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -79,11 +79,13 @@ def create_app(
     read_seconds: float = READ_SECONDS,
     pressure: Callable[[], float] = lambda: 0.0,
     fellows: Fellows | None = None,
+    beside: Callable[[], Awaitable[bytes]] | None = None,
 ) -> web.Application:
     """Build the application. It owns none of its ports: whoever opened the sink and the snapshots closes them.
 
     `pressure` says how urgently devices should flush less often: 0 not at all, 1 the sink is nearly full. `fellows` are
-    the other workers that answer with this one, where there are any.
+    the other workers that answer with this one, where there are any. `beside` returns what `/metrics` shows after all
+    of them: the numbers of a process that is no gateway.
     """
     dice = dice or random.Random()  # noqa: S311 - spreads devices over time; nothing secret hangs on it
     metrics, stalls = Metrics(), Stalls()
@@ -115,7 +117,7 @@ def create_app(
     app.add_routes([web.post("/v1/batches", ingest.handle, expect_handler=_continue_later)])
     app.add_routes([web.get("/artifacts/{sha256}", artifacts.handle), web.get("/openapi.json", _openapi())])
     app.add_routes([web.get("/healthz", _healthz), web.get("/readyz", _readyz(sink, snapshots, fellows))])
-    app.add_routes([web.get("/metrics", _metrics(metrics, fellows))])
+    app.add_routes([web.get("/metrics", _metrics(metrics, fellows, beside))])
     return app
 
 
@@ -234,11 +236,12 @@ def _readyz(sink: Sink, snapshots: SnapshotKeeper, fellows: Fellows | None) -> H
     return readyz
 
 
-def _metrics(metrics: Metrics, fellows: Fellows | None) -> Handler:
+def _metrics(metrics: Metrics, fellows: Fellows | None, beside: Callable[[], Awaitable[bytes]] | None) -> Handler:
     async def exposition(request: web.Request) -> web.Response:
         text = metrics.exposition()
-        if fellows and request.query != OF_ONE:
-            text = await fellows.metrics(text)
+        if request.query != OF_ONE:
+            text = await fellows.metrics(text) if fellows else text
+            text += await beside() if beside is not None else b""
         return web.Response(body=text, headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
 
     return exposition

@@ -70,6 +70,14 @@ class Config(KafkaKeys, frozen=True, kw_only=True):
             "in memory is bounded in each",
         ),
     ] = 1
+    consumer_listen: Annotated[
+        str,
+        _text(
+            "where a consumer shows /metrics and /readyz; port 0 takes any free one; empty: nowhere",
+            "HOST:PORT",
+            rf"|(\[[0-9a-fA-F:.]+\]|[^:\s]+):{_PORT}",
+        ),
+    ] = "127.0.0.1:0"
     store_url: Annotated[
         str,
         _text(
@@ -191,6 +199,9 @@ class Config(KafkaKeys, frozen=True, kw_only=True):
     warehouse_poll_seconds: Annotated[
         float, Meta(ge=0.01, le=60, description="how long the warehouse consumer waits when the log has nothing new")
     ] = 0.2
+    lag_warn_seconds: Annotated[
+        float, Meta(ge=1, le=1e7, description="records that wait longer for a consumer are a warning of `doctor`")
+    ] = 300.0
     retention_days: Annotated[
         int, Meta(ge=1, le=36_500, description="rows leave the warehouse this long after they were received")
     ] = 90
@@ -221,8 +232,17 @@ class Config(KafkaKeys, frozen=True, kw_only=True):
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of `listen`."""
-        host, _, port = self.listen.rpartition(":")
-        return host.strip("[]"), int(port)
+        return _split(self.listen)
+
+    @property
+    def consumer_address(self) -> tuple[str, int]:
+        """Host and port of `consumer_listen`, where it is not empty."""
+        return _split(self.consumer_listen)
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 _KAFKA: Final = {field.name: field for field in fields(KafkaKeys)}

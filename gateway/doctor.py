@@ -25,9 +25,10 @@ from typing import Final, Literal
 import aiohttp
 from msgspec import Struct
 
+from consumers.lag import Lag
 from gateway.config import KEYS, Config, shown_value
 from gateway.config_kafka import unusable
-from gateway.supervisor import runfile
+from gateway.supervisor import behind, runfile
 from gateway.supervisor.lock import holder, is_alive, is_locked
 from schemas.versions import satisfies
 
@@ -49,13 +50,15 @@ _REQUIREMENT: Final = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*([<>=!~0-9
 
 
 class Finding(Struct, frozen=True):
-    """One line of the examination; `advice` says what to do where it is not ok, `items` what the text only counts."""
+    """One line of the examination; `advice` says what to do where it is not ok, `items` what the text only counts, and
+    `lags` how far a consumer is behind on each partition."""
 
     part: str
     state: State
     text: str
     advice: str = ""
     items: list[str] = []
+    lags: list[Lag] = []
 
 
 Check = Callable[[Config], Awaitable[Finding]]
@@ -76,6 +79,8 @@ async def examine(config: Config) -> AsyncIterator[Finding]:
         _gateway,
         _clickhouse,
         _asking,
+        _warehouse,
+        _unpack,
     ):
         try:
             yield await asyncio.wait_for(check(config), 4 * _PATIENCE_SECONDS)
@@ -175,7 +180,9 @@ async def _store(config: Config) -> Finding:
         with _quiet(SnapshotKeeper.__module__):  # what it would log is the finding
             await asyncio.wait_for(keeper.refresh(), 2 * _PATIENCE_SECONDS)
     except (StoreError, TimeoutError) as error:
-        return Finding("store", "fail", f"{address}: {error or 'no answer'}", "check store_url and its credentials")
+        return Finding(
+            "store", "fail", f"{address}: {str(error) or 'no answer'}", "check store_url and its credentials"
+        )
     if trouble := keeper.trouble():
         return Finding("store", "fail", f"{address}: {trouble}", "check store_url and its credentials")
     if damaged := [f"{path} {reason}" for path, reason in sorted(keeper.damaged.items())]:
@@ -203,7 +210,7 @@ async def _kafka(config: Config) -> Finding:
         report = await asyncio.wait_for(examine_topics(kafka, config.topics, TOPICS), 2 * _PATIENCE_SECONDS)
     except (KafkaError, OSError) as error:  # a timeout is an OSError
         kept = "batches go to the spool meanwhile" if config.spool == "on" else "batches are answered 503 meanwhile"
-        text = str(error) if isinstance(error, Refused) else f"{kafka.bootstrap}: {error or 'no answer'}"
+        text = str(error) if isinstance(error, Refused) else f"{kafka.bootstrap}: {str(error) or 'no answer'}"
         return Finding("kafka", "fail", text, f"look at the keys kafka_*; {kept}")
     if report.faults:
         advice = "no gateway writes such topics; kafka-configs.sh --alter --entity-type topics changes them"
@@ -253,7 +260,7 @@ async def _clickhouse(config: Config) -> Finding:
             if config.clickhouse_url
             else ("it may still be starting; look at what serve prints")
         )
-        return Finding("clickhouse", "fail", f"{url} does not answer: {error or 'no answer'}", advice)
+        return Finding("clickhouse", "fail", f"{url} does not answer: {str(error) or 'no answer'}", advice)
     try:
         asked_at_ms = time.time() * 1000
         answer = await client.query("SELECT version(), toUnixTimestamp64Milli(now64(3))")
@@ -287,6 +294,16 @@ async def _asking(config: Config) -> Finding:
         text = f"{user} asks, who may write: only backhaul itself keeps `backhaul sql` to reading"
         return Finding("sql", "warn", text, "where people ask, set clickhouse_user to one with the profile readonly")
     return Finding("sql", "ok", f"{user} asks, who may not write")
+
+
+async def _warehouse(config: Config) -> Finding:
+    found = await behind.warehouse_behind(config)
+    return Finding("warehouse", found.state, found.text, found.advice, lags=found.lags)
+
+
+async def _unpack(config: Config) -> Finding:
+    found = await behind.unpack_behind(config)
+    return Finding("unpack", found.state, found.text, found.advice, lags=found.lags)
 
 
 def _clock_finding(part: str, text: str, ahead_ms: float) -> Finding:

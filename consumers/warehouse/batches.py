@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from consumers.warehouse import rowbinary as rb
+from consumers.warehouse.cargo import Missing
 from consumers.warehouse.letters import Letter, fresh_letters, kept_time, unreadable_letter
 from consumers.warehouse.plans import Lane, Origin, origin_of
 from consumers.warehouse.tables import BatchKey, Tables
@@ -160,7 +161,7 @@ class Batches:
         except (ValueError, OverflowError, struct.error) as error:  # Malformed is a ValueError
             return unreadable_letter(lane, record, str(error), now_ms)
 
-    async def missing(self, tables: Tables, items: Sequence[Document | Letter], again: bool) -> tuple[list[bytes], int]:
+    async def missing(self, tables: Tables, items: Sequence[Document | Letter], again: bool) -> Missing:
         """Return the rows that are not stored yet, and how many batches and letters were sent again.
 
         `again`: an earlier try may have written some of them, so every table is asked, not only `batches`.
@@ -177,7 +178,8 @@ class Batches:
             if item.key not in own or (item.expected and item.key not in with_events)
         ]
         letters, repeated = await fresh_letters(tables, [item for item in items if isinstance(item, Letter)])
-        return rows + [_letter_row(letter) for letter in letters], len(documents) - len(fresh) + repeated
+        rows += [_letter_row(letter) for letter in letters]
+        return Missing(rows, len(documents) - len(fresh) + repeated, sum(item.expected for item in fresh))
 
 
 async def _with_events(tables: Tables, documents: Sequence[Document]) -> set[BatchKey]:

@@ -13,7 +13,8 @@ from consumers import migrations
 from consumers.ending import until, wind_up
 from consumers.source import Source
 from consumers.warehouse.batches import Batches
-from consumers.warehouse.lane import Cargo, LaneConsumer, Observer
+from consumers.warehouse.cargo import Cargo
+from consumers.warehouse.lane import LaneConsumer, Observer
 from consumers.warehouse.letters import Letters
 from consumers.warehouse.plans import Lane
 from consumers.warehouse.settings import Progress, WarehouseSettings

@@ -10,12 +10,13 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Final
 
 from msgspec.structs import replace
 
 from consumers.ending import until
 from consumers.source import Source, SourceError
+from consumers.warehouse.cargo import Cargo, Item
 from consumers.warehouse.plans import Lane, Plan
 from consumers.warehouse.settings import Progress, WarehouseSettings
 from consumers.warehouse.tables import Away, Rejected, Superseded, Tables, Unreadable
@@ -31,28 +32,6 @@ _PLANS_KEPT: Final = 100
 _PRUNE_EVERY_RANGES: Final = 1000
 
 Observer = Callable[[Progress], None]
-
-
-class Item(Protocol):
-    """A record made ready."""
-
-    @property
-    def expected(self) -> int: ...
-    @property
-    def size_bytes(self) -> int: ...
-    @property
-    def unreadable(self) -> bool: ...
-
-
-class Cargo(Protocol):
-    """What is particular to a topic: how its records become rows, and which of them are stored already."""
-
-    @property
-    def table(self) -> str: ...
-    @property
-    def structure(self) -> str: ...
-    def read(self, lane: Lane, record: StoredRecord, safe: bool, now_ms: int) -> Any: ...
-    async def missing(self, tables: Tables, items: Sequence[Any], again: bool) -> tuple[list[bytes], int]: ...
 
 
 class LogBehind(Exception):
@@ -103,6 +82,7 @@ class LaneConsumer:
                 self._tables.suspect()
                 failures += 1
                 await self._wait(failures, reason, stop)
+        self._tell(trouble="", broken="")  # whatever it is, it is another one's now
 
     def _pause_seconds(self, took: bool, elapsed_seconds: float) -> float:
         lingers = self._settings.linger_seconds - elapsed_seconds if took else 0.0
@@ -112,7 +92,8 @@ class LaneConsumer:
         longest = min(self._settings.backoff_seconds * 2.0 ** min(failures - 1, 30), self._settings.backoff_max_seconds)
         seconds = longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, guards nothing
         _log.warning("%s: trying again in %.1f s: %s", self._lane, seconds, reason)
-        self._tell(retries=self.progress.retries + 1, trouble=str(reason))
+        broken = "log" if isinstance(reason, (SourceError, LogBehind)) else "warehouse"
+        self._tell(retries=self.progress.retries + 1, trouble=str(reason), broken=broken)
         await until(stop, seconds)
 
     async def resume(self) -> int:
@@ -191,9 +172,9 @@ class LaneConsumer:
 
     async def write(self, plan: Plan, items: Sequence[Item], *, again: bool) -> None:
         """Store what the tables do not have of the range; on return they have all of it, once."""
-        resends = 0
+        resends = events = 0
         for tried in range(_REPLAY_TRIES if again else 1):
-            rows, resends = await self._cargo.missing(self._tables, items, again)
+            rows, resends, events = await self._cargo.missing(self._tables, items, again)
             if not rows:
                 break
             # A token that was answered and left nothing behind is spent; what is still missing needs another.
@@ -209,10 +190,10 @@ class LaneConsumer:
         self._tell(
             skipped=self.progress.skipped + skipped,
             records=self.progress.records + len(items),
+            events=self.progress.events + events,
             resends=self.progress.resends + resends,
             unreadable=self.progress.unreadable + sum(item.unreadable for item in items),
             ranges=self.progress.ranges + 1,
-            trouble="",
         )
 
     async def commit(self, plan: Plan) -> None:
@@ -223,7 +204,7 @@ class LaneConsumer:
 
     async def _tell_lag(self, next_offset: int) -> None:
         end = await self._source.end(self._lane.topic, self._lane.partition)
-        self._tell(next_offset=next_offset, lag=max(end - next_offset, 0))
+        self._tell(next_offset=next_offset, lag=max(end - next_offset, 0), trouble="", broken="")
 
     def _tell(self, **changes: int | str) -> None:
         self.progress = replace(self.progress, **changes)

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from consumers.warehouse import rowbinary as rb
+from consumers.warehouse.cargo import Missing
 from consumers.warehouse.plans import Lane, Origin, origin_of
 from consumers.warehouse.tables import Tables
 from schemas.records import Malformed, StoredRecord, dead_letter
@@ -162,7 +163,7 @@ class Letters:
         except Malformed as error:
             return unreadable_letter(lane, record, str(error), now_ms)
 
-    async def missing(self, tables: Tables, items: Sequence[Letter], again: bool) -> tuple[list[bytes], int]:
+    async def missing(self, tables: Tables, items: Sequence[Letter], again: bool) -> Missing:
         """Return the rows that are not stored yet and how many letters came again."""
         fresh, repeated = await fresh_letters(tables, items)
-        return [letter.row() for letter in fresh], repeated
+        return Missing([letter.row() for letter in fresh], repeated, 0)

@@ -32,7 +32,9 @@ class WarehouseSettings(Struct, frozen=True, kw_only=True):
 class Progress(Struct, frozen=True):
     """How far a lane is: `lag` counts records not yet stored, the rest counts since this process started.
 
+    `records` counts those done with, `events` what was written of them.
     `skipped` counts offsets that the log had no record for: deleted by its retention before this consumer read them.
+    `broken` says where the trouble is, "log" or "warehouse"; both are empty while all is well.
     """
 
     topic: str
@@ -40,9 +42,11 @@ class Progress(Struct, frozen=True):
     next_offset: int
     lag: int
     records: int = 0
+    events: int = 0
     resends: int = 0
     unreadable: int = 0
     skipped: int = 0
     ranges: int = 0
     retries: int = 0
     trouble: str = ""
+    broken: str = ""

@@ -18,12 +18,13 @@ def register(nouns: Nouns) -> None:
 
 def _serve(arguments: Namespace) -> int:
     import asyncio
+    from contextlib import ExitStack
 
     from gateway.supervisor.lock import AlreadyServed, DirectoryLock
     from gateway.supervisor.log import LeftBehind, check_nothing_is_left_behind
-    from gateway.supervisor.ports import free_port
+    from gateway.supervisor.ports import CannotListen, free_port, listen
     from gateway.supervisor.supervise import Supervisor, runs_clickhouse
-    from gateway.supervisor.workers import CannotListen, Workers
+    from gateway.supervisor.workers import Workers
 
     config = configuration(arguments)
     check_files(config)
@@ -36,8 +37,12 @@ def _serve(arguments: Namespace) -> int:
         show(arguments, data, f"backhaul is ready at {url} (data in {directory})")
 
     async def supervise(lock: DirectoryLock) -> int:
-        with Workers.listen(*config.address, config.workers) as workers:
-            return await Supervisor(config, lock, workers, config.clickhouse_port or free_port()).run(ready)
+        with ExitStack() as sockets:
+            workers, numbers = sockets.enter_context(Workers.listen(*config.address, config.workers)), None
+            if config.warehouse == "on" and config.consumer_listen:
+                numbers = sockets.enter_context(listen(*config.consumer_address, key="consumer_listen"))
+            port = config.clickhouse_port or free_port()
+            return await Supervisor(config, lock, workers, port, numbers).run(ready)
 
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -11,16 +11,19 @@ import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import uvloop
 
 from gateway.config import Config
 from gateway.supervisor import lifeline
+from gateway.supervisor.ports import CannotListen
 from gateway.supervisor.pulse import beat, keep_beating
 from gateway.supervisor.workers import Place
 
 _log = logging.getLogger(__name__)
+
+_MISCONFIGURED: Final = 2
 
 
 class CannotGoOn(Exception):
@@ -61,7 +64,8 @@ def run_child(name: str, config: Config, bonds: Bonds, place: Place) -> int:
         return _until_told(lambda told: serve_devices(config, place, told.leave), config, bonds)
     from gateway.supervisor.warehouse import fill_warehouse
 
-    return _until_told(lambda told: fill_warehouse(config, told, catch_up=True), config, bonds)
+    numbers = place.listening() if place.socket_fd >= 0 else None
+    return _until_told(lambda told: fill_warehouse(config, told, numbers, catch_up=True), config, bonds)
 
 
 def consume_warehouse(config: Config) -> int:
@@ -69,7 +73,7 @@ def consume_warehouse(config: Config) -> int:
     from gateway.supervisor.warehouse import fill_warehouse
 
     _log_to_stderr(config)
-    return _until_told(lambda told: fill_warehouse(config, told, catch_up=False), config, None)
+    return _until_told(lambda told: fill_warehouse(config, told, None, catch_up=False), config, None)
 
 
 def consume_unpack(config: Config) -> int:
@@ -101,6 +105,9 @@ def _until_told(body: Callable[[Told], Coroutine[Any, Any, None]], config: Confi
     except CannotGoOn as error:
         _log.error("cannot go on: %s", error)
         return 1
+    except CannotListen as error:
+        _log.error("%s", error)
+        return _MISCONFIGURED
     return 0
 
 

@@ -23,6 +23,7 @@ from gateway.supervisor.children import CannotGoOn
 from gateway.supervisor.door import IDLE_SECONDS, Door, most_connections
 from gateway.supervisor.drain import Drain
 from gateway.supervisor.log import open_log
+from gateway.supervisor.numbers import numbers_beside
 from gateway.supervisor.workers import Place
 
 # The supervisor gives the gateway half of the grace: requests must be over before that, so that the log can be closed.
@@ -53,9 +54,14 @@ async def _serve(config: Config, place: Place, leave: asyncio.Event) -> None:
             base_url=config.artifact_base_url,
         )
         stack.push_async_callback(snapshots.close)
-        fellows = Fellows(place.number, place.inner_ports)
         app = create_app(
-            config, sink=log.sink, snapshots=snapshots, store=store, pressure=log.pressure, fellows=fellows
+            config,
+            sink=log.sink,
+            snapshots=snapshots,
+            store=store,
+            pressure=log.pressure,
+            fellows=Fellows(place.number, place.inner_ports),
+            beside=numbers_beside(config),
         )
         drain = Drain()
         app.middlewares.insert(0, drain.middleware)

@@ -10,6 +10,7 @@ from aiokafka.errors import KafkaError
 
 from consumers.kafka import KafkaSource, KafkaSourceSettings
 from consumers.source import SourceError
+from consumers.standing import LOG, Standing
 from gateway.config import Config
 from gateway.publish.kafka_topics import ensure_topics
 from schemas.kafka import KafkaSettings
@@ -33,13 +34,14 @@ async def work_as_member(
     writes: Sequence[str] = (),
     leave: asyncio.Event,
     work: Work,
+    standing: Standing,
 ) -> None:
     """Be a member of the group and work, until told to leave; the topics are made where they are missing.
 
     `work` is given an event that tells it to end: because of `leave`, or to begin with a source that is new.
     """
     while not leave.is_set():
-        source = await unless(leave, _opened(config, kafka, group, reads, writes))
+        source = await unless(leave, _opened(config, kafka, group, reads, writes, standing))
         if source is None:
             return
         try:
@@ -61,7 +63,12 @@ async def unless(leave: asyncio.Event, opening: Coroutine[Any, Any, T]) -> T | N
 
 
 async def _opened(
-    config: Config, kafka: KafkaSettings, group: str, reads: Sequence[str], writes: Sequence[str]
+    config: Config,
+    kafka: KafkaSettings,
+    group: str,
+    reads: Sequence[str],
+    writes: Sequence[str],
+    standing: Standing,
 ) -> KafkaSource:
     settings = KafkaSourceSettings(session_seconds=config.kafka_session_seconds)
     said = ""
@@ -73,8 +80,10 @@ async def _opened(
             if type(error).__name__ != said:
                 _log.warning("waiting for Kafka at %s: %r", kafka.bootstrap, error)
             said = type(error).__name__
+            standing.wait_for(LOG, str(error) or f"Kafka at {kafka.bootstrap} does not answer")
             await asyncio.sleep(_PAUSE_SECONDS)
             continue
+        standing.wait_for(LOG, "")
         for difference in report.differences:
             _log.warning("%s", difference)
         if said:

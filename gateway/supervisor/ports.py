@@ -1,4 +1,4 @@
-"""A port that a child can keep across restarts, and the queue of connections that outlasts one."""
+"""Ports that a child can keep across restarts, and the queue of connections that outlasts one."""
 
 import os
 import socket
@@ -11,6 +11,27 @@ _FIRST: Final = 20_000
 _COUNT: Final = 10_000
 # Connections that wait while a gateway is started again. To accept is to set it anew, so both sides must agree on it.
 BACKLOG: Final = 4096
+
+
+class CannotListen(Exception):
+    """The address cannot be listened on."""
+
+
+def listen(host: str, port: int, key: str) -> socket.socket:
+    """Return a listening socket; `key` is the setting that chose the address. Raises `CannotListen`."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CannotListen(f"cannot listen on {host}:{port}: {reason}; choose another address with {key}") from error
+
+
+def url_of(listening: socket.socket) -> str:
+    """Return where this machine reaches it."""
+    host, port = listening.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - the address that stands for every one
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def free_port() -> int:

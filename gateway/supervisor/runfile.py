@@ -20,6 +20,7 @@ class Run(Struct, frozen=True):
     """A running `backhaul serve`: its process, its addresses, its children's processes by name.
 
     `embedded` says whether ClickHouse is one of the children; elsewhere others know the user and the password.
+    `consumer_url` is where the warehouse consumer shows its numbers; empty where it does not.
     """
 
     pid: int
@@ -27,6 +28,7 @@ class Run(Struct, frozen=True):
     clickhouse_url: str
     children: dict[str, int] = {}
     embedded: bool = True
+    consumer_url: str = ""
 
 
 def write(directory: Path, run: Run) -> None:

@@ -14,6 +14,7 @@ from gateway.config import PREFIX, Config, to_environment
 from gateway.supervisor import runfile
 from gateway.supervisor.child import Child, clean_environment, say
 from gateway.supervisor.lock import DirectoryLock
+from gateway.supervisor.ports import url_of
 from gateway.supervisor.workers import Place, Workers, numbered, share_of
 
 GATEWAY: Final = "gateway"
@@ -30,20 +31,31 @@ _LOOK_EVERY_SECONDS: Final = 0.1
 class Supervisor:
     """The children, the sockets and the run file of one `backhaul serve`."""
 
-    def __init__(self, config: Config, lock: DirectoryLock, workers: Workers, clickhouse_port: int) -> None:
+    def __init__(
+        self,
+        config: Config,
+        lock: DirectoryLock,
+        workers: Workers,
+        clickhouse_port: int,
+        numbers: socket.socket | None = None,
+    ) -> None:
         self._directory = config.directory
         self._grace_seconds = config.grace_seconds
-        self._workers = workers
-        self.url = _url_of(workers.listening[0])
+        self._workers, self._numbers = workers, numbers
+        self.url = url_of(workers.listening[0])
+        self._numbers_url = url_of(numbers) if numbers is not None else ""
         self._embedded = runs_clickhouse(config)
         self._clickhouse_url = f"http://127.0.0.1:{clickhouse_port}" if self._embedded else config.clickhouse_url
         self._lifeline, self._lifeline_end = os.pipe()
-        port = {f"{PREFIX}CLICKHOUSE_PORT": str(clickhouse_port)}
-        self._environ = clean_environment(to_environment(share_of(config)) | port, PREFIX)
+        chosen = {
+            f"{PREFIX}CLICKHOUSE_PORT": str(clickhouse_port),
+            f"{PREFIX}CONSUMER_LISTEN": self._numbers_url.removeprefix("http://"),
+        }
+        self._environ = clean_environment(to_environment(share_of(config)) | chosen, PREFIX)
         self._lock_fd = lock.fd
         children = [self._child(CLICKHOUSE)] if self._embedded else []
         children += [self._gateway(place) for place in workers.places()]
-        children += [self._child(WAREHOUSE)] if config.warehouse == "on" else []
+        children += [self._warehouse()] if config.warehouse == "on" else []
         self._children = {child.name: child for child in children}
         self._stop = asyncio.Event()
 
@@ -84,6 +96,10 @@ class Supervisor:
             fds.append(place.inner_fd)
         return self._child(GATEWAY, words, fds, place.number)
 
+    def _warehouse(self) -> Child:
+        fds = [self._numbers.fileno()] if self._numbers is not None else []
+        return self._child(WAREHOUSE, ["--socket", *fds] if fds else [], fds)
+
     def _on_signal(self, number: signal.Signals) -> None:
         if self._stop.is_set():  # the user asked twice
             for child in self._children.values():
@@ -96,6 +112,8 @@ class Supervisor:
         """Stop one after the other; say whether all left in order."""
         started, in_order = time.monotonic(), True
         self._workers.close()
+        if self._numbers is not None:
+            self._numbers.close()
         for child in self._children.values():  # whoever stopped us may have told them too, as systemd does
             child.start_no_more()
         for kind, share in _STOP_ORDER:
@@ -112,7 +130,7 @@ class Supervisor:
 
     def _write_run_file(self) -> None:
         children = {name: child.pid for name, child in self._children.items() if child.pid is not None}
-        run = runfile.Run(os.getpid(), self.url, self._clickhouse_url, children, self._embedded)
+        run = runfile.Run(os.getpid(), self.url, self._clickhouse_url, children, self._embedded, self._numbers_url)
         try:
             runfile.write(self._directory, run)
         except OSError as error:  # a full disk must not end the serving
@@ -122,12 +140,6 @@ class Supervisor:
 def runs_clickhouse(config: Config) -> bool:
     """Say whether the embedded server is one of the children."""
     return config.warehouse == "on" and not config.clickhouse_url
-
-
-def _url_of(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - the address that stands for every one
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _answers_ready(url: str) -> bool:

@@ -3,13 +3,16 @@
 from typing import Final
 
 from consumers import unpack
+from consumers.ending import cancelled_after
+from consumers.standing import Standing, keep_looking_at_kafka
 from consumers.unpack import UnpackSettings
 from gateway.config import Config
 from gateway.supervisor.children import CannotGoOn, Told
 from gateway.supervisor.members import work_as_member
+from gateway.supervisor.numbers import showing
 from schemas.topics import BATCHES, EVENTS
 
-_GROUP: Final = "unpack"
+UNPACK: Final = "unpack"
 # Of the grace: what the transactions in work may still take.
 _STOP_SHARE: Final = 0.5
 
@@ -22,12 +25,16 @@ async def unpack_events(config: Config, told: Told) -> None:
     settings = UnpackSettings(
         resend_window_records=config.unpack_resend_window_records, stop_seconds=_STOP_SHARE * config.grace_seconds
     )
-    await work_as_member(
-        config,
-        kafka,
-        _GROUP,
-        reads=[BATCHES],
-        writes=[EVENTS],
-        leave=told.leave,
-        work=lambda source, stop: unpack.run(source, kafka, settings, stop),
-    )
+    standing = Standing(UNPACK)
+    async with showing(standing, config, None):
+        with cancelled_after(keep_looking_at_kafka(standing, kafka, UNPACK, [BATCHES], told.leave)):
+            await work_as_member(
+                config,
+                kafka,
+                UNPACK,
+                reads=[BATCHES],
+                writes=[EVENTS],
+                leave=told.leave,
+                work=lambda source, stop: unpack.run(source, kafka, settings, stop, standing.observe),
+                standing=standing,
+            )

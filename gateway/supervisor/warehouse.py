@@ -6,26 +6,34 @@
 
 import asyncio
 import logging
+import socket
 import urllib.parse
 import uuid
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Final
 
 from clickhouse_connect.driver.asyncclient import AsyncClient
 
+from consumers import standing as parts
+from consumers.ending import cancelled_after
 from consumers.kafka import KafkaSource
+from consumers.lag import Lag, file_lags
 from consumers.source import EmbeddedSource, Source, SourceError
+from consumers.standing import Standing, keep_looking, keep_looking_at_kafka
 from consumers.warehouse import Away, Connect, WarehouseSettings, run
 from gateway.clickhouse_server import ADMIN, ServerError, connect, password_of, url_of
 from gateway.config import Config
 from gateway.supervisor.children import CannotGoOn, Told
 from gateway.supervisor.log import WAREHOUSE
 from gateway.supervisor.members import unless, work_as_member
+from gateway.supervisor.numbers import showing
 from schemas.kafka import KafkaSettings
 from schemas.topics import TOPICS
 
 # Of the grace: what a range in work may still take. The supervisor gives this process three tenths at least.
 _STOP_SHARE: Final = 0.15
+_GROUP_FILE: Final = "warehouse-group"
 _LOOK_EVERY_SECONDS: Final = 0.2
 _NO_PROGRESS_SECONDS: Final = 2.0
 _CONNECT_AGAIN_SECONDS: Final = 0.25
@@ -35,49 +43,58 @@ _ATTEMPTS_IN_SILENCE: Final = 20
 _log = logging.getLogger(__name__)
 
 
-async def fill_warehouse(config: Config, told: Told, *, catch_up: bool) -> None:
-    """Consume the log until told to leave. Raises `CannotGoOn`."""
-    kafka = config.kafka
-    if kafka is not None:
-        await _from_kafka(config, kafka, told)
-        return
-    try:
-        await _from_file(config, told, catch_up=catch_up)
-    except SourceError as error:
-        raise CannotGoOn(str(error)) from error
+async def fill_warehouse(config: Config, told: Told, held: socket.socket | None, *, catch_up: bool) -> None:
+    """Consume the log until told to leave; show numbers at the socket, if one is held. Raises `CannotGoOn`."""
+    standing, kafka = Standing(WAREHOUSE), config.kafka
+    async with showing(standing, config, held):
+        if kafka is not None:
+            await _from_kafka(config, kafka, told, standing)
+            return
+        try:
+            await _from_file(config, told, standing, catch_up=catch_up)
+        except SourceError as error:
+            raise CannotGoOn(str(error)) from error
 
 
-async def _from_file(config: Config, told: Told, *, catch_up: bool) -> None:
+async def _from_file(config: Config, told: Told, standing: Standing, *, catch_up: bool) -> None:
+    directory = config.directory / "log"
+
+    async def lags() -> Sequence[Lag]:
+        return await asyncio.to_thread(file_lags, directory, WAREHOUSE)
+
     async with AsyncExitStack() as stack:
         # Before all else: from now on nothing is trimmed that was not read.
-        source = await unless(told.leave, EmbeddedSource.open(config.directory / "log", WAREHOUSE))
+        source = await unless(told.leave, EmbeddedSource.open(directory, WAREHOUSE))
         if source is None:
             return
         stack.push_async_callback(source.close)
-        client = await unless(told.leave, _connected(config))
+        stack.enter_context(cancelled_after(keep_looking(standing, lags, told.leave)))
+        client = await unless(told.leave, _connected(config, standing))
         if client is None:
             return
         stack.push_async_callback(client.close)
         stop = asyncio.Event()
         stopping = asyncio.create_task(_tell(stop, told, source, catch_up=catch_up))
         stack.callback(stopping.cancel)
-        await run(source, client, _settings(config), stop, connect=_beside(config))
+        await run(source, client, _settings(config), stop, standing.observe, _beside(config))
 
 
-async def _from_kafka(config: Config, kafka: KafkaSettings, told: Told) -> None:
+async def _from_kafka(config: Config, kafka: KafkaSettings, told: Told, standing: Standing) -> None:
     """Fill the warehouse as one of its group. Others write on, so a stop has no end of the log to wait for."""
-    # Before all else: a member that cannot store would keep its partitions from those that can.
-    client = await unless(told.leave, _connected(config))
-    if client is None:
-        return
+    group = group_of(config)
+    with cancelled_after(keep_looking_at_kafka(standing, kafka, group, TOPICS, told.leave)):
+        # Before it joins: a member that cannot store would keep its partitions from those that can.
+        client = await unless(told.leave, _connected(config, standing))
+        if client is None:
+            return
 
-    async def fill(source: KafkaSource, stop: asyncio.Event) -> None:
-        await run(source, client, _settings(config), stop, connect=_beside(config))
+        async def fill(source: KafkaSource, stop: asyncio.Event) -> None:
+            await run(source, client, _settings(config), stop, standing.observe, _beside(config))
 
-    try:
-        await work_as_member(config, kafka, group_of(config), reads=TOPICS, leave=told.leave, work=fill)
-    finally:
-        await client.close()
+        try:
+            await work_as_member(config, kafka, group, reads=TOPICS, leave=told.leave, work=fill, standing=standing)
+        finally:
+            await client.close()
 
 
 def group_of(config: Config) -> str:
@@ -85,14 +102,21 @@ def group_of(config: Config) -> str:
 
     An embedded server is a warehouse of its own: in a group with others it would get some of the partitions only.
     """
-    if config.kafka_group or config.clickhouse_url:
-        return config.kafka_group or WAREHOUSE
-    kept = config.directory / "warehouse-group"
-    if not kept.exists():
-        beside = kept.with_suffix(".new")
-        beside.write_text(f"{WAREHOUSE}-{uuid.uuid4()}")
-        beside.replace(kept)
+    if (known := known_group_of(config)) is not None:
+        return known
+    kept = config.directory / _GROUP_FILE
+    beside = kept.with_suffix(".new")
+    beside.write_text(f"{WAREHOUSE}-{uuid.uuid4()}")
+    beside.replace(kept)
     return kept.read_text()
+
+
+def known_group_of(config: Config) -> str | None:
+    """Return the group's name; None where an embedded server has not chosen one yet."""
+    if config.kafka_group or config.clickhouse_url or config.warehouse == "off":
+        return config.kafka_group or WAREHOUSE
+    kept = config.directory / _GROUP_FILE
+    return kept.read_text() if kept.exists() else None
 
 
 def _settings(config: Config) -> WarehouseSettings:
@@ -109,11 +133,11 @@ def _settings(config: Config) -> WarehouseSettings:
 
 def _beside(config: Config) -> Connect:
     """Return the way to the other servers of a cluster: all listen where the configured one does, on their hosts."""
-    parts = urllib.parse.urlsplit(config.clickhouse_url)
-    port = f":{parts.port}" if parts.port else ""
+    place = urllib.parse.urlsplit(config.clickhouse_url)
+    port = f":{place.port}" if place.port else ""
 
     async def to(host: str, database: str) -> AsyncClient:
-        url = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}"
+        url = f"{place.scheme}://{f'[{host}]' if ':' in host else host}{port}"
         about = (config.clickhouse_user, config.clickhouse_password, database)
         try:
             return await connect(url, *about, ca_file=config.clickhouse_ca_file)
@@ -123,7 +147,7 @@ def _beside(config: Config) -> Connect:
     return to
 
 
-async def _connected(config: Config) -> AsyncClient:
+async def _connected(config: Config, standing: Standing) -> AsyncClient:
     """Return a client as soon as ClickHouse answers."""
     if config.clickhouse_url:
         place = (config.clickhouse_url, config.clickhouse_user, config.clickhouse_password)
@@ -133,10 +157,14 @@ async def _connected(config: Config) -> AsyncClient:
     while True:
         attempts += 1
         try:
-            return await connect(*place, config.clickhouse_database, ca_file=config.clickhouse_ca_file)
+            client = await connect(*place, config.clickhouse_database, ca_file=config.clickhouse_ca_file)
         except ServerError as error:
+            standing.wait_for(parts.WAREHOUSE, str(error))
             if attempts == _ATTEMPTS_IN_SILENCE:
                 _log.warning("waiting for ClickHouse: %s", error)
+        else:
+            standing.wait_for(parts.WAREHOUSE, "")
+            return client
         await asyncio.sleep(_CONNECT_AGAIN_SECONDS)
 
 

@@ -16,14 +16,10 @@ from msgspec.structs import replace
 
 from gateway.config import MIB, Config
 from gateway.log_bounds import least_log_bytes
-from gateway.supervisor.ports import BACKLOG
+from gateway.supervisor.ports import BACKLOG, CannotListen
 
 _LEAST_DRAINED_PER_SECOND: Final = 10
 _SPOOL: Final = "spool"
-
-
-class CannotListen(Exception):
-    """The address cannot be listened on."""
 
 
 class Place(NamedTuple):

@@ -1,17 +1,20 @@
 """The logs that the Sink and Source contracts run against: an adapter joins by one entry in `LOGS`."""
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
 import pytest
 
 from consumers.kafka import KafkaSource, KafkaSourceSettings
+from consumers.lag import KafkaLags, Lag, file_lags
 from consumers.source import EmbeddedSource, Source
 from gateway.publish import Sink
 from gateway.publish.embedded import EmbeddedLog
 from gateway.publish.kafka import KafkaSink, KafkaSinkSettings
 from gateway.publish.spool import Spool, SpoolSettings
+from schemas.topics import TOPICS
 from tests.kafka_fixtures import Kafka
 
 
@@ -20,6 +23,7 @@ class Log(Protocol):
 
     async def sink(self) -> Sink: ...
     async def source(self, consumer: str) -> Source: ...
+    async def lags(self, consumer: str) -> Sequence[Lag]: ...
     async def close(self) -> None: ...
 
 
@@ -37,6 +41,9 @@ class Embedded(Log):
         source = await EmbeddedSource.open(self._directory, consumer)
         self._opened.append(source)
         return source
+
+    async def lags(self, consumer: str) -> Sequence[Lag]:
+        return await asyncio.to_thread(file_lags, self._directory, consumer)
 
     async def close(self) -> None:
         for opened in reversed(self._opened):
@@ -63,6 +70,13 @@ class OnKafka(Log):
         settings = KafkaSourceSettings(session_seconds=6)  # the least that brokers allow by default
         self._sources[consumer] = await KafkaSource.open(self._settings, consumer, settings=settings)
         return self._sources[consumer]
+
+    async def lags(self, consumer: str) -> Sequence[Lag]:
+        looking = await KafkaLags.open(self._settings, consumer, TOPICS)
+        try:
+            return await looking.look()
+        finally:
+            await looking.close()
 
     async def close(self) -> None:
         everything: list[Sink | Source] = [*self._sources.values(), *self._opened]

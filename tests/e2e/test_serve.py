@@ -94,6 +94,13 @@ def send(url: str, key: str, body: bytes) -> int:
             return error.code
 
 
+def numbers(url: str) -> str:
+    """Return what /metrics shows."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=20) as reply:  # noqa: S310 - our own gateway
+        text: str = reply.read().decode()
+    return text
+
+
 def send_until_taken(url: str, key: str, body: bytes) -> None:
     """Send as a device does: the same bytes again until they are acknowledged."""
 
@@ -150,7 +157,12 @@ def test_a_batch_is_in_the_warehouse_and_sigterm_ends_with_0(serve: Callable[...
     doctor = backhaul("doctor", "--data", served.data, "--json")
     assert doctor.returncode == 0, doctor.stdout
     states = {finding["part"]: finding["state"] for finding in json.loads(doctor.stdout)}
-    assert {states[part] for part in ("supervisor", "store", "gateway", "clickhouse")} == {"ok"}
+    assert {states[part] for part in ("supervisor", "store", "gateway", "clickhouse", "warehouse")} == {"ok"}
+    until(lambda: 'backhaul_consumer_lag_records{consumer="warehouse",' in numbers(served.url))
+    found = numbers(served.url).splitlines()
+    assert 'backhaul_consumer_events_total{consumer="warehouse",topic="batches"} 2.0' in found
+    assert 'backhaul_consumer_trouble{consumer="warehouse",part="warehouse"} 0.0' in found
+    assert 'backhaul_events_total{outcome="accepted",reason=""} 2.0' in found
     pids = served.pids()
     assert served.stop() == 0
     assert not (served.data / "run.json").exists()

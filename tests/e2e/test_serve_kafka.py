@@ -27,6 +27,7 @@ from gateway.demo.stored import Stored, Warehouse
 from gateway.demo.verdict import faults
 from gateway.releases.store import Store
 from gateway.supervisor import runfile
+from gateway.supervisor.ports import free_port
 from tests.kafka_fixtures import Kafka
 
 pytest.importorskip("chdb", reason="the embedded ClickHouse is an extra")
@@ -221,6 +222,13 @@ async def unpacked(settings: dict[str, str], count: int) -> list[bytes]:
         await consumer.stop()
 
 
+def lag_shown_at(address: str) -> float | None:
+    """Return how many records wait for the whole group; None before it is known."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as reply:
+        found = re.findall(r"^backhaul_consumer_lag_records\{.*\} (\S+)$", reply.read().decode(), re.MULTILINE)
+    return sum(map(float, found)) if found else None
+
+
 async def test_several_gateways_and_consumers_share_one_kafka(
     tmp_path: Path, settings: dict[str, str], kafka: Kafka
 ) -> None:
@@ -242,9 +250,11 @@ async def test_several_gateways_and_consumers_share_one_kafka(
             "CLICKHOUSE_PASSWORD": password_of(first / "clickhouse"),
             "CLICKHOUSE_DATABASE": "other",
         }
+        shown = f"127.0.0.1:{free_port()}"
+        a = settings | other | {"DATA": str(tmp_path / "a"), "CONSUMER_LISTEN": shown}
         async with (
             serving(second, settings | shared) as two,
-            consuming("warehouse", settings | other | {"DATA": str(tmp_path / "a")}, tmp_path / "a.log"),
+            consuming("warehouse", a, tmp_path / "a.log"),
             consuming("warehouse", settings | other | {"DATA": str(tmp_path / "b")}, tmp_path / "b.log"),
             consuming("unpack", settings | {"DATA": str(tmp_path / "c")}, tmp_path / "c.log"),
         ):
@@ -258,5 +268,7 @@ async def test_several_gateways_and_consumers_share_one_kafka(
                 stored = await warehouse.caught_up(80, 30.0, lambda _: None)
                 assert (stored.events, stored.distinct_events, stored.batches) == (80, 80, 40)
                 await warehouse.close()
+            await until(lambda: lag_shown_at(shown) == 0)
+            assert readiness(f"http://{shown}") == (200, {"ready": True, "trouble": {}})
             assert await two.stop() == 0
         assert await one.stop() == 0

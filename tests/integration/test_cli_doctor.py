@@ -32,6 +32,8 @@ def test_nothing_running_is_a_warning_and_changes_nothing(tmp_path: Path, capsys
         "gateway": "warn",
         "clickhouse": "warn",
         "sql": "ok",
+        "warehouse": "warn",
+        "unpack": "ok",
     }
     assert all(finding["advice"] for finding in found.values() if finding["state"] != "ok")
     assert list(tmp_path.iterdir()) == []

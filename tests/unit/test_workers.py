@@ -11,7 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.config import Config
 from gateway.fellows import Fellows
 from gateway.log_bounds import least_log_bytes
-from gateway.supervisor.workers import CannotListen, Workers, share_of, spool_of, spools
+from gateway.supervisor.ports import CannotListen
+from gateway.supervisor.workers import Workers, share_of, spool_of, spools
 
 
 def test_every_worker_listens_on_the_one_address_and_knows_where_to_ask_the_others() -> None:
