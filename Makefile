@@ -21,8 +21,8 @@ $(INSTALLED): pyproject.toml deploy/constraints.txt
 demo: $(INSTALLED)  ## the whole path on this machine for about a minute: phones, gateway, log, warehouse
 	@$(BIN)/backhaul demo $(DEMO)
 
-test: $(INSTALLED)  ## every test
-	$(BIN)/pytest $(PYTEST)
+test: $(INSTALLED)  ## every test, on every core: make test PYTEST="-k rollout"
+	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup $(PYTEST)
 
 check: lint types test  ## what continuous integration runs
 

@@ -1,6 +1,5 @@
 """The fleet's made-up parts: its users, phones, radios and calendar. The real client is tested beside them."""
 
-import os
 import resource
 from gzip import compress
 from pathlib import Path
@@ -153,7 +152,7 @@ def test_device_time_goes_on_where_it_was_after_a_crash(tmp_path: Path) -> None:
     assert second.device_ms >= first.device_ms + 5000 * 8640
 
 
-@pytest.mark.parametrize("torn", [b"", b"{", b'{"real_ms":1}', os.urandom(20)])
+@pytest.mark.parametrize("torn", [b"", b"{", b'{"real_ms":1}', bytes(range(128, 148))])
 def test_a_torn_calendar_starts_again(tmp_path: Path, torn: bytes) -> None:
     (tmp_path / "calendar.json").write_bytes(torn)
     calendar = go_on(tmp_path, day_seconds=10.0)
