@@ -98,7 +98,9 @@ def whole(*events: Any) -> bytes:
     return msgspec.json.encode({**msgspec.to_builtins(ENVELOPE), "events": events})
 
 
-@pytest.mark.parametrize(("encoding", "packed"), [("identity", whole(EVENT)), ("gzip", gzip.compress(whole(EVENT), mtime=0))])
+@pytest.mark.parametrize(
+    ("encoding", "packed"), [("identity", whole(EVENT)), ("gzip", gzip.compress(whole(EVENT), mtime=0))]
+)
 def test_a_body_comes_back_as_the_batch_that_it_is(encoding: str, packed: bytes) -> None:
     kept = letter(base64.b64encode(packed).decode(), index=None, encoding=encoding, reason="envelope_invalid")
     found = judge(kept, None)
