@@ -62,6 +62,18 @@ class Superseded(Exception):
     """A later range of this lane is planned: another consumer has finished this one."""
 
 
+class _Block(bytes):
+    """Rows on their way to the server, in a format of bytes.
+
+    The client decodes what it is given as text, megabytes of it, to see whether it is a question that may be asked
+    again: a quarter of a consumer's processor time. To that it sees nothing here.
+    """
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """Return nothing: there is no text in it."""
+        return ""
+
+
 class Tables:
     """The warehouse as its consumer sees it."""
 
@@ -178,7 +190,7 @@ class Tables:
                 f"INSERT INTO {table} SELECT * FROM input('{structure}') "  # noqa: S608 - constants
                 f"WHERE NOT {_FENCE} FORMAT RowBinary",
                 parameters={**_parameters(plan.lane), "first": plan.first},
-                data=rows,
+                data=_Block(rows),
                 settings={
                     **_INSERT_SETTINGS,
                     **self.inserting,

@@ -20,7 +20,7 @@ from msgspec import Struct
 from gateway.client.artifacts import Artifacts
 from gateway.client.bundled import Bundled, Limits
 from gateway.client.clock import Clock, SystemClock
-from gateway.client.decision import decide
+from gateway.client.decision import SCORE_DIGITS, decide
 from gateway.client.downloads import Downloads
 from gateway.client.envelope import Facts, compose
 from gateway.client.kept import Ground
@@ -237,7 +237,7 @@ class Client:
             model=model,
             release=running.release,
             source=running.source,
-            score=score,
+            score=round(score, SCORE_DIGITS),
             decision=chosen.yes,
             explored=chosen.explored,
             propensity=chosen.propensity,

@@ -1,13 +1,15 @@
 """Make up batches of the contract's shape: the same seed gives the same bytes to every program that is measured.
 
 * Encoded by the wire's own types, so a body cannot drift from the contract.
-* What compresses is as in life: values of a device hang together, times are a session's, scores are full doubles.
+* What compresses is as in life: values of a device hang together, times are a session's, scores are as the client
+  records them.
 """
 
 import gzip
 import math
 import uuid
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from random import Random
 from struct import pack
 from typing import Final
@@ -15,6 +17,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from gateway.client.decision import SCORE_DIGITS
 from schemas.wire import Batch, Event, Have, Ledger, ModelEvent, Outcome, Prediction
 
 MODEL: Final = "upsell"
@@ -33,6 +36,8 @@ SIGNALS: Final = (
     "last_purchase_days",
 )
 GZIP_LEVEL: Final = 6
+_GZIP_HEADER: Final = bytes.fromhex("1f8b08000000000000ff")
+_UUID_CHARACTERS: Final = 36
 _FIRST_MS: Final = 1_795_334_400_000
 _HARDWARE: Final = ("iPhone15,3", "iPhone16,1", "iPhone14,5", "iPhone17,2")
 _LOCALES: Final = ("de_AT", "en_US", "fr_FR", "ja_JP")
@@ -53,7 +58,31 @@ def bodies(shape: Shape, count: int, seed: int) -> list[bytes]:
     return [gzip.compress(_document(shape, dice), GZIP_LEVEL, mtime=0) for _ in range(count)]
 
 
-def framed(all_bodies: Sequence[bytes]) -> bytes:
+def distinct(some: Sequence[bytes], count: int, seed: int) -> Iterator[bytes]:
+    """Yield `count` batches, each with an identity of its own, out of some bodies: what is stored once is not repeated.
+
+    To compress each anew would take minutes. A gzip body may begin with bytes that are stored as they are, so only
+    these, which hold the identity, and the checksum are new.
+    """
+    dice = Random(seed)  # noqa: S311 - made-up devices
+    split = [_split(gzip.decompress(body)) for body in some]
+    for number in range(count):
+        before, rest, packed = split[number % len(split)]
+        head = before + _uuid(dice).encode()
+        stored = pack("<BHH", 0, len(head), len(head) ^ 0xFFFF) + head
+        check = pack("<II", zlib.crc32(rest, zlib.crc32(head)), len(head) + len(rest))
+        yield _GZIP_HEADER + stored + packed + check
+
+
+def _split(document: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return what stands before a document's identity, what stands after it, and that compressed."""
+    before, name, after = document.partition(b'"batch":"')
+    rest = after[_UUID_CHARACTERS:]
+    packer = zlib.compressobj(GZIP_LEVEL, wbits=-zlib.MAX_WBITS)
+    return before + name, rest, packer.compress(rest) + packer.flush()
+
+
+def framed(all_bodies: Iterable[bytes]) -> bytes:
     """Return bodies as the load generator reads them: each after its length in four bytes."""
     return b"".join(pack("<I", len(body)) + body for body in all_bodies)
 
@@ -105,7 +134,7 @@ def _prediction(shape: Shape, dice: Random, number: int, t: int, values: list[fl
         model=MODEL,
         release=shape.use,
         source="ota",
-        score=score,
+        score=round(score, SCORE_DIGITS),
         decision=score > 0.6,
         explored=dice.random() < 0.05,
         propensity=0.95,

@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-_HERE: Final = Path(__file__).resolve().parent
+SOURCES: Final = Path(__file__).resolve().parent
 _HEADERS: Final = (Path("/usr/include"), Path("/usr/local/include"))
 _BUILD_SECONDS: Final = 1800.0
 # Lua's directories as Debian packages it.
@@ -47,7 +47,16 @@ def go() -> Path:
     _need("go")
     built = _place("go") / "peer"
     if not built.exists():
-        _run(["go", "build", "-o", str(built), "."], _HERE / "go")
+        _run(["go", "build", "-o", str(built), "."], SOURCES / "go")
+    return built
+
+
+def otelcol() -> Path:
+    """Build the OpenTelemetry Collector with the parts that this takes; two minutes, the first time."""
+    _need("go")
+    built = _place("otelcol") / "peer"
+    if not built.exists():
+        _run(["nice", "go", "build", "-trimpath", "-o", str(built), "."], SOURCES / "otelcol")
     return built
 
 
@@ -58,7 +67,7 @@ def rust() -> Path:
     place = _place("rust")
     built = place / "target" / "release" / "bench-peer"
     if not built.exists():
-        shutil.copytree(_HERE / "rust", place, dirs_exist_ok=True)
+        shutil.copytree(SOURCES / "rust", place, dirs_exist_ok=True)
         _run(["cargo", "build", "--release", "--features", "isal"], place)
     return built
 
@@ -69,7 +78,7 @@ def node() -> Path:
     _need("npm")
     place = _place("node")
     if not (place / "node_modules").is_dir():
-        shutil.copytree(_HERE / "node", place, dirs_exist_ok=True)
+        shutil.copytree(SOURCES / "node", place, dirs_exist_ok=True)
         _run(["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock"], place)
     return place / "server.js"
 
@@ -82,21 +91,21 @@ def nginx() -> Path:
     for module, package in (("cjson.so", "lua-cjson"), ("zlib.so", "lua-zlib")):
         if not list(Path("/usr/lib").glob(f"*/lua/5.1/{module}")):
             raise Missing(f"{package} is not installed")
-    return _HERE / "nginx" / "nginx.conf"
+    return SOURCES / "nginx" / "nginx.conf"
 
 
 def _cpp(name: str, *libraries: str) -> Path:
     _need("g++")
-    source = _HERE / "floor" / f"{name}.cpp"
+    source = SOURCES / "floor" / f"{name}.cpp"
     built = _place("floor") / name
     if not built.exists():
-        _run(["g++", "-std=c++20", "-O3", "-march=native", "-o", str(built), str(source), *libraries], _HERE)
+        _run(["g++", "-std=c++20", "-O3", "-march=native", "-o", str(built), str(source), *libraries], SOURCES)
     return built
 
 
 def _place(name: str) -> Path:
     """Return the directory for what is built of these sources, which is new when they have changed."""
-    sources = sorted(path for path in (_HERE / name).rglob("*") if path.is_file())
+    sources = sorted(path for path in (SOURCES / name).rglob("*") if path.is_file())
     digest = sha256(b"".join(path.name.encode() + path.read_bytes() for path in sources)).hexdigest()[:12]
     place = cache() / f"{name}-{digest}"
     place.mkdir(exist_ok=True)

@@ -1,9 +1,9 @@
 """Serve our own gateway as `backhaul serve` does in its gateway's process, with the log that is asked for.
 
-    PORT=... STORE=... DATA=... BOOTSTRAP=... python -m tests.bench.ours kafka|embedded|nothing
+    PORT=... STORE=... DATA=... BOOTSTRAP=... python -m tests.bench.ours kafka|embedded|nothing|workers
 
 * `kafka`: acks=all with the spool ready behind it. `embedded`: fsynced in SQLite. `nothing`: told durable at once,
-  which no installation has; it shows what the log costs.
+  which no installation has; it shows what the log costs. `workers`: as `kafka`, two processes under a supervisor.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ import uvloop
 from aiohttp import web
 
 from gateway.app import create_app
-from gateway.config import Config
+from gateway.config import Config, to_environment
 from gateway.publish import Sink
 from gateway.releases.snapshot import SnapshotKeeper
 from gateway.releases.store import Store
@@ -48,18 +48,27 @@ class Nothing(Sink):
         """Do nothing."""
 
 
+def configuration(log: str) -> Config:
+    """Return how ours is configured, by the environment that every program is given."""
+    on_kafka = log in ("kafka", "workers")
+    return Config(
+        data=os.environ["DATA"],
+        listen=f"127.0.0.1:{os.environ['PORT']}",
+        workers=2 if log == "workers" else 1,
+        store_url=Path(os.environ["STORE"]).as_uri(),
+        kafka_bootstrap=os.environ["BOOTSTRAP"] if on_kafka else "",
+        kafka_topic_prefix=BATCHES_PREFIX,
+        kafka_partitions=PARTITIONS,
+        kafka_replication=1,
+        warehouse="off" if on_kafka else "on",
+    )
+
+
 async def serve(log: str) -> None:
     """Answer until SIGTERM."""
     leave = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leave.set)
-    config = Config(
-        data=os.environ["DATA"],
-        store_url=Path(os.environ["STORE"]).as_uri(),
-        kafka_bootstrap=os.environ["BOOTSTRAP"] if log == "kafka" else "",
-        kafka_topic_prefix=BATCHES_PREFIX,
-        kafka_partitions=PARTITIONS,
-        kafka_replication=1,
-    )
+    config = configuration(log)
     listening = socket.create_server(("127.0.0.1", int(os.environ["PORT"])))
     if log == "nothing":
         await _serve_without_log(config, listening, leave)
@@ -83,4 +92,7 @@ async def _serve_without_log(config: Config, listening: socket.socket, leave: as
 
 if __name__ == "__main__":
     Path(os.environ["DATA"]).mkdir(parents=True, exist_ok=True)
+    if sys.argv[1] == "workers":
+        command = [sys.executable, "-m", "gateway.cli", "serve"]
+        os.execve(sys.executable, command, os.environ | to_environment(configuration("workers")))  # noqa: S606 - ours
     uvloop.run(serve(sys.argv[1]))

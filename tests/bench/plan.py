@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Final, get_args
 
 from msgspec import Struct
 
@@ -19,8 +19,9 @@ from tests.bench.bodies import Shape, bodies, framed
 from tests.bench.build import Missing
 from tests.bench.figures import Result, Row, Sample, rows
 from tests.bench.machine import date_and_commit, machine, versions
+from tests.bench.otlp import otlp
 from tests.bench.ours import BATCHES_PREFIX, PARTITIONS
-from tests.bench.programs import PROGRAMS, Ground
+from tests.bench.programs import PROGRAMS, Ground, Speaks
 from tests.bench.rounds import Field, Load, measured
 
 Say = Callable[[str], None]
@@ -116,9 +117,10 @@ def _half_load(plan: Plan, field: Field, load: Load, ground: Ground, found: dict
 
 
 def _load(program: Path, directory: Path, events: int, seconds: float) -> Load:
-    file = directory / f"bodies-{events}"
-    file.write_bytes(framed(_made(events)))
-    return Load(program, file, events, seconds)
+    files: dict[Speaks, Path] = {speaks: directory / f"{speaks}-{events}" for speaks in get_args(Speaks)}
+    files["batches"].write_bytes(framed(_made(events)))
+    files["otlp"].write_bytes(framed([otlp(body) for body in _made(events)]))
+    return Load(program, files, events, seconds)
 
 
 def _made(events: int, signals: int = SIGNALS) -> list[bytes]:

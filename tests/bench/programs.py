@@ -14,8 +14,10 @@ from urllib.request import Request, urlopen
 
 from tests.bench import build
 from tests.bench.build import Missing
+from tests.bench.otlp import otlp
 from tests.bench.ours import BATCHES_PREFIX
 
+Speaks = Literal["batches", "otlp"]
 Keeps = Literal["one record a batch", "one record an event", "embedded", "nothing"]
 
 _STARTED_SECONDS: Final = 40.0
@@ -43,6 +45,19 @@ class Program:
     command: Callable[[], Sequence[str]]
     environ: Mapping[str, str] = field(default_factory=dict)
     ingest_only: bool = False
+    speaks: Speaks = "batches"
+
+    @property
+    def path(self) -> str:
+        return "/v1/logs" if self.speaks == "otlp" else "/v1/batches"
+
+    def answer(self, events: int) -> str:
+        """Return what a good answer says."""
+        return '"partialSuccess":{}' if self.speaks == "otlp" else f'"accepted":{events}'
+
+    def body(self, body: bytes) -> bytes:
+        """Return a batch as this program takes it."""
+        return otlp(body) if self.speaks == "otlp" else body
 
 
 def _ours(log: str) -> Callable[[], list[str]]:
@@ -57,6 +72,7 @@ PROGRAMS: Final = (
     Program("floor", "C++: receive, inflate with ISA-L, scan with simdjson", "nothing", lambda: [str(build.floor())]),
     Program("bare", "aiohttp alone: receive and answer", "nothing", lambda: [sys.executable, "-m", _MODULE]),
     Program("backhaul", "ours with all that production has on, Kafka and its spool", _ONE, _ours("kafka")),
+    Program("backhaul-2-workers", "the same as `backhaul serve --workers 2` runs it", _ONE, _ours("workers")),
     Program("backhaul-ingest", "ours without catalogues to decide on", _ONE, _ours("kafka"), ingest_only=True),
     Program("backhaul-embedded", "ours on its embedded log, fsynced", "embedded", _ours("embedded")),
     Program("backhaul-no-log", "ours on a log that keeps nothing", "nothing", _ours("nothing")),
@@ -114,7 +130,22 @@ PROGRAMS: Final = (
         "nothing",
         lambda: ["nginx", str(build.nginx())],
     ),
+    Program(
+        "otelcol",
+        "the OpenTelemetry Collector, OTLP/HTTP to Kafka: the same events as JSON logs; no key, no rules, no models",
+        _ONE,
+        lambda: [str(build.otelcol()), "--config", str(build.SOURCES / "otelcol" / "config.yaml")],
+        {"GOMAXPROCS": "1"},
+        speaks="otlp",
+    ),
 )
+
+
+def port_for_program() -> int:
+    """Return a port that nothing listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
 
 
 class Server:
@@ -123,8 +154,7 @@ class Server:
     def __init__(self, program: Program, ground: Ground) -> None:
         self.program = program
         self._ground = ground
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = port_for_program()
         self.directory = ground.directory / f"{program.name}-{ground.events}"
         self.directory.mkdir()
         self._process: subprocess.Popen[bytes] | None = None
@@ -202,6 +232,6 @@ class Server:
             "Content-Type": "application/json",
             "Content-Encoding": "gzip",
         }
-        url = f"http://127.0.0.1:{self.port}/v1/batches"
-        with urlopen(Request(url, self._ground.body, headers), timeout=5) as answer:
+        url = f"http://127.0.0.1:{self.port}{self.program.path}"
+        with urlopen(Request(url, self.program.body(self._ground.body), headers), timeout=5) as answer:
             answer.read()

@@ -6,7 +6,7 @@
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.bench.arrivals import Arrivals
 from tests.bench.build import Missing
 from tests.bench.figures import Sample
 from tests.bench.processes import peak_bytes, used
-from tests.bench.programs import Ground, Program, Server
+from tests.bench.programs import Ground, Program, Server, Speaks
 
 _CONNECTIONS: Final = 64
 
@@ -31,16 +31,17 @@ class Load:
     """What is sent, and how: `rate` 0 is as fast as answers come."""
 
     program: Path
-    bodies: Path
+    bodies: Mapping[Speaks, Path]
     events: int
     seconds: float
     rate: float = 0.0
     connections: int = _CONNECTIONS
 
-    def send(self, port: int, app_key: str) -> dict[str, Any]:
-        """Send it and return what the generator counted. Raises `Wrong`."""
-        numbers = [self.events, self.connections, self.seconds, self.rate]
-        command = [str(self.program), str(port), str(self.bodies), *map(str, numbers), app_key]
+    def send(self, to: Program, port: int, app_key: str) -> dict[str, Any]:
+        """Send it to a program and return what the generator counted. Raises `Wrong`."""
+        numbers = [self.connections, self.seconds, self.rate]
+        target = [str(port), str(self.bodies[to.speaks]), to.path, to.answer(self.events)]
+        command = [str(self.program), *target, *map(str, numbers), app_key]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=self.seconds + 60)
         if done.returncode:
             raise Wrong(f"the load generator ended with {done.returncode}: {done.stderr.strip()}")
@@ -96,7 +97,7 @@ def measured(server: Server, load: Load, ground: Ground, number: int) -> Sample:
     """Send the load to one server and return what it used. Raises `Wrong`."""
     arrivals = Arrivals(server.program, server.directory, ground)
     before, arrived = used(server.pid), arrivals.count()
-    counted = load.send(server.port, ground.app_key)
+    counted = load.send(server.program, server.port, ground.app_key)
     spent, arrived = used(server.pid).since(before), arrivals.count() - arrived
     good = counted["good"]
     if arrivals.of(good) not in (None, arrived):

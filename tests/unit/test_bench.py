@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from gateway.decode import Caps, decode
-from tests.bench.bodies import SIGNALS, Shape, bodies, framed
+from tests.bench.bodies import SIGNALS, Shape, bodies, distinct, framed
 from tests.bench.figures import Sample, rows
 from tests.bench.processes import peak_bytes, tree, used
 from tests.bench.table import markdown, text_table
@@ -34,6 +34,18 @@ def test_predictions_carry_as_many_signals_as_the_shape_has() -> None:
     predictions = [event for event in document["events"] if event["type"] == "prediction"]
     assert len(predictions) > 30
     assert {len(event["signals"]) for event in predictions} == {5} == {len(document["signals"]["upsell"])}
+
+
+def test_distinct_batches_are_the_same_but_for_their_identity_and_are_accepted_too() -> None:
+    caps = Caps(inflated_max_bytes=8 << 20, batch_max_events=1000)
+    some = bodies(Shape(10, 2), 3, seed=1)
+    documents = [json.loads(gzip.decompress(body)) for body in some]
+    made = list(distinct(some, 7, seed=2))
+    assert {decode(body, "gzip", caps).events for body in made} == {10}
+    again = [json.loads(gzip.decompress(body)) for body in made]
+    assert len({document["batch"] for document in again}) == 7
+    for number, document in enumerate(again):
+        assert document | {"batch": ""} == documents[number % 3] | {"batch": ""}
 
 
 def test_frames_hold_the_bodies_in_order() -> None:

@@ -48,6 +48,9 @@ def test_a_varint_carries_seven_bits_a_byte_lowest_first(number: int) -> None:
 
 def test_a_uuid_is_two_little_endian_halves() -> None:
     assert rb.uuid("00112233-4455-6677-8899-aabbccddeeff").hex() == "7766554433221100ffeeddccbbaa9988"
+    for wrong in ("00112233-4455-6677-8899-aabbccddee", "00112233-4455-6677-8899-aabbccddeefg", ""):
+        with pytest.raises(ValueError, match=r"UUID|hex"):
+            rb.uuid(wrong)
 
 
 def test_a_string_that_utf_8_cannot_say_is_still_a_string() -> None:

@@ -1,6 +1,6 @@
-// Sends batches to one server and reads every answer: only a 200 that accepts all of the body's events is good.
+// Sends batches to one server and reads every answer: only a 200 that says ANSWER is good.
 //
-// load PORT BODIES EVENTS CONNECTIONS SECONDS RATE KEY
+// load PORT BODIES PATH ANSWER CONNECTIONS SECONDS RATE KEY
 //
 // BODIES is a file of bodies, each after its length (4 bytes, little-endian), sent in turn. RATE 0 sends as fast as the
 // answers come; otherwise so many a second, and latency counts from when a request was due, not from when it could be
@@ -44,14 +44,14 @@ struct Tally {
     std::string first_bad;
 };
 
-std::vector<std::string> requests_of(const char *path, const std::string &key) {
-    std::ifstream file(path, std::ios::binary);
+std::vector<std::string> requests_of(const char *bodies, const std::string &path, const std::string &key) {
+    std::ifstream file(bodies, std::ios::binary);
     std::vector<std::string> requests;
     for (unsigned char size[4]; file.read(reinterpret_cast<char *>(size), 4);) {
         std::string body(size[0] | size[1] << 8 | size[2] << 16 | size[3] << 24, '\0');
         file.read(body.data(), body.size());
         requests.push_back(
-            "POST /v1/batches HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + key +
+            "POST " + path + " HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + key +
             "\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: " +
             std::to_string(body.size()) + "\r\n\r\n" + body);
     }
@@ -89,15 +89,15 @@ double quantile(std::vector<double> &sorted, double share) {
 }  // namespace
 
 int main(int argc, char **argv) {
-    if (argc != 8) {
-        fprintf(stderr, "usage: load PORT BODIES EVENTS CONNECTIONS SECONDS RATE KEY\n");
+    if (argc != 9) {
+        fprintf(stderr, "usage: load PORT BODIES PATH ANSWER CONNECTIONS SECONDS RATE KEY\n");
         return 2;
     }
-    const std::vector<std::string> requests = requests_of(argv[2], argv[7]);
-    const std::string accepted = "\"accepted\":" + std::string(argv[3]);
-    const double seconds = atof(argv[5]), rate = atof(argv[6]);
+    const std::vector<std::string> requests = requests_of(argv[2], argv[3], argv[8]);
+    const std::string accepted = argv[4];
+    const double seconds = atof(argv[6]), rate = atof(argv[7]);
     const int poll = epoll_create1(EPOLL_CLOEXEC);
-    std::vector<Connection> connections(atoi(argv[4]));
+    std::vector<Connection> connections(atoi(argv[5]));
     std::vector<Connection *> idle;
     for (Connection &each : connections) {
         each.socket = connected(atoi(argv[1]));

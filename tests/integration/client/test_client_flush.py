@@ -37,6 +37,14 @@ async def test_a_batch_carries_what_the_contract_says(world: World) -> None:
     assert client.status().queued_events == 0
 
 
+async def test_a_score_is_decided_with_whole_and_recorded_in_six_digits(world: World) -> None:
+    client = await world.open()
+    made = client.predict("upsell", {"battery": 1 / 3})
+    await client.flush()
+    [event] = world.gateway.events("prediction")
+    assert made.score != event["score"] == round(made.score, 6)
+
+
 async def test_an_outcome_rides_in_its_prediction_while_that_waits_and_alone_after(world: World) -> None:
     client = await world.open()
     first, second = client.predict("upsell", SIGNALS), client.predict("upsell", SIGNALS)
