@@ -17,7 +17,14 @@ from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaConnectionError, KafkaError, NoError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    NoError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 from msgspec import Struct
 
 from gateway.publish.kafka_refusal import refusal
@@ -160,18 +167,28 @@ async def _listed(admin: AIOKafkaAdminClient, topics: Sequence[str]) -> dict[str
 
 
 async def _configs(admin: AIOKafkaAdminClient, topics: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Return what brokers tell of the topics' configurations: nothing, where that is not allowed."""
-    resources = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
-    try:
-        answers = await admin.describe_configs(resources) if resources else []
-    except KafkaError:
-        return {}
-    return {
-        topic: {name: value for name, value, *_ in entries}
-        for answer in answers
-        for code, _message, _type, topic, entries in answer.resources
-        if code == 0
-    }
+    """Return what brokers tell of the topics' configurations: nothing, where that is not allowed.
+
+    A topic made just now is waited for, as in `_listed`: the broker that is asked may not have heard of it.
+    """
+    told: dict[str, dict[str, str]] = {}
+    for _ in range(_LIST_TRIES if topics else 0):
+        try:
+            answers = await admin.describe_configs(
+                [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics]
+            )
+        except KafkaError:
+            return {}
+        resources = [resource for answer in answers for resource in answer.resources]
+        told = {
+            topic: {name: value for name, value, *_ in entries}
+            for code, _message, _type, topic, entries in resources
+            if code == 0
+        }
+        if not any(code == UnknownTopicOrPartitionError.errno for code, *_ in resources):
+            break
+        await asyncio.sleep(_LIST_SECONDS)
+    return told
 
 
 def _differing(topic: str, wanted: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
