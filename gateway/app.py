@@ -228,8 +228,10 @@ def _readyz(sink: Sink, snapshots: SnapshotKeeper, fellows: Fellows | None) -> H
         trouble = {"sink": sink.trouble(), "snapshots": snapshots.trouble()}
         if fellows and request.query != OF_ONE:
             trouble |= await fellows.trouble()
-        ready = not any(trouble.values())
-        # What was there before a damaged document is in force, so it does not end readiness; `doctor` names them.
+        # Batches are taken and decided on by the last good snapshot while the store is away: gateways that all left
+        # their balancer at once would take the telemetry along. So it is said, with the age, and ends no readiness;
+        # nor do damaged documents, before which something good is in force. `doctor` names both.
+        ready = not any(reason for part, reason in trouble.items() if part != "snapshots")
         about = {"damaged_documents": len(snapshots.damaged), "snapshot_age_seconds": round(snapshots.age_seconds, 3)}
         return _json({"ready": ready, "trouble": trouble, **about}, 200 if ready else 503)
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import aiohttp
+import msgspec
 from msgspec import Struct
 
 from consumers.lag import Lag
@@ -237,6 +238,9 @@ async def _gateway(config: Config) -> Finding:
         return Finding("gateway", "fail", f"{run.gateway_url} does not answer: {reason}", "look at what serve prints")
     if status != 200:
         return Finding("gateway", "fail", f"{run.gateway_url} is not ready: {text}", "see store, disk and data")
+    trouble = msgspec.json.decode(text)["trouble"].get("snapshots")
+    if trouble:
+        return Finding("gateway", "warn", f"{run.gateway_url} goes by its last good snapshot: {trouble}", "see store")
     ahead_ms = (parsedate_to_datetime(date).replace(tzinfo=UTC).timestamp() - sent_at) * 1000 if date else 0.0
     return _clock_finding("gateway", f"{run.gateway_url} is ready", ahead_ms)
 

@@ -38,12 +38,15 @@ class Fellows:
         return await asyncio.to_thread(_together, texts)
 
     async def trouble(self) -> dict[str, str]:
-        """Return why other workers are not ready, by worker."""
+        """Return why other workers are not ready, by worker; of those that are, nothing."""
         answers = await self._ask("/readyz")
         found = {}
         for number, text in answers.items():
-            answer: dict[str, Any] = msgspec.json.decode(text) if text else {"trouble": {"it": "does not answer"}}
-            if reasons := [f"{part}: {reason}" for part, reason in answer["trouble"].items() if reason]:
+            answer: dict[str, Any] = (
+                msgspec.json.decode(text) if text else {"ready": False, "trouble": {"it": "does not answer"}}
+            )
+            reasons = [f"{part}: {reason}" for part, reason in answer["trouble"].items() if reason]
+            if not answer["ready"]:
                 found[f"worker {number}"] = "; ".join(reasons)
         return found
 

@@ -104,14 +104,9 @@ def _check_known(arguments: Namespace, config: "Config") -> None:
     """Say what is misspelt, before anything is looked for. Raises `CommandError`."""
     import uuid
 
-    from gateway.releases.catalogues import published_models
+    from gateway.releases.catalogues import check_model
 
-    app, model = arguments.app, arguments.model
-    models = with_store(config, lambda store: published_models(store, app), app=app)
-    if model not in models:
-        raise CommandError(
-            f"nothing is published for a model {model!r} of {app}: its models are {', '.join(models) or 'none'}"
-        )
+    with_store(config, lambda store: check_model(store, arguments.app, arguments.model), app=arguments.app)
     try:
         uuid.UUID(arguments.device)
     except ValueError as error:

@@ -1,8 +1,8 @@
 """`backhaul rollout`: who runs which release, step by step, with a reason for each."""
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from gateway.cli.failures import Misused
 from gateway.cli.options import Nouns, add_command, add_noun, configuration, now_ms, whole
@@ -11,11 +11,13 @@ from gateway.cli.storing import change_store, with_store
 
 if TYPE_CHECKING:
     from gateway.releases.rollouts import Changed, Entry, Standing
+    from gateway.releases.store import Store
     from gateway.releases.transitions import Change
     from schemas.releases import Rollout, Target
     from schemas.wire import Use
 
 _TARGETS: Final = ("sdk", "app_version", "os", "locale", "hardware")
+T = TypeVar("T")
 Step = Callable[["Rollout | None", "Change"], "Rollout"]
 
 
@@ -235,11 +237,20 @@ def _rule(arguments: Namespace) -> int:
 def _status(arguments: Namespace) -> int:
     from gateway.releases.rollouts import standing
 
-    found = with_store(
-        configuration(arguments), lambda store: standing(store, arguments.app, arguments.model), app=arguments.app
-    )
+    found = _of_model(arguments, standing)
     show(arguments, found, _status_text(found))
     return 0
+
+
+def _of_model(arguments: Namespace, read: "Callable[[Store, str, str], Awaitable[T]]") -> "T":
+    """Read of a model that is there: of one that is misspelt it is not so that it has no rollout."""
+    from gateway.releases.catalogues import check_model
+
+    async def checked(store: "Store") -> "T":
+        await check_model(store, arguments.app, arguments.model)
+        return await read(store, arguments.app, arguments.model)
+
+    return with_store(configuration(arguments), checked, app=arguments.app)
 
 
 def _status_text(found: "Standing") -> str:
@@ -268,9 +279,7 @@ def _status_text(found: "Standing") -> str:
 def _history(arguments: Namespace) -> int:
     from gateway.releases.rollouts import history
 
-    entries = with_store(
-        configuration(arguments), lambda store: history(store, arguments.app, arguments.model), app=arguments.app
-    )
+    entries = _of_model(arguments, history)
     if arguments.json:
         show(arguments, entries, "")
         return 0
@@ -291,9 +300,7 @@ def _diff(arguments: Namespace) -> int:
     from gateway.releases.rollouts import history
     from gateway.releases.transitions import differences
 
-    entries = with_store(
-        configuration(arguments), lambda store: history(store, arguments.app, arguments.model), app=arguments.app
-    )
+    entries = _of_model(arguments, history)
     good = {entry.number: entry.rollout for entry in entries if entry.rollout is not None}
     newer = arguments.newer or max(good, default=0)
     older = arguments.older or max((number for number in good if number < newer), default=0)

@@ -14,8 +14,8 @@ from typing import Final
 import msgspec
 
 from gateway.releases.apps import check_name
-from gateway.releases.documents import CATALOGUES, Series, append, newest, parse_path, someone_wrote
-from gateway.releases.errors import BadDocument, BadKey, BadReleaseTerms, UntrustedHistory
+from gateway.releases.documents import CATALOGUES, ROLLOUTS, Series, append, newest, parse_path, someone_wrote
+from gateway.releases.errors import BadDocument, BadKey, BadReleaseTerms, UnknownModel, UntrustedHistory
 from gateway.releases.keylists import newest_keys
 from gateway.releases.keys import key_name, signed_by
 from gateway.releases.rollouts import check_steered
@@ -29,10 +29,14 @@ _DAY_MS: Final = 24 * 60 * 60 * 1000
 _catalogue: Final = msgspec.json.Decoder(Catalogue)
 
 
-async def published_models(store: Store, app: str) -> list[str]:
-    """Return the names of an app's models that have a catalogue. Raises `StoreError`."""
-    found = map(parse_path, await store.names(f"{CATALOGUES}/{app}"))
-    return sorted({each[0].model for each in found if each})
+async def check_model(store: Store, app: str, model: str) -> None:
+    """Refuse a name that nothing is published under and no rollout names. Raises `UnknownModel` or `StoreError`."""
+    paths = [path for kind in (CATALOGUES, ROLLOUTS) for path in await store.names(f"{kind}/{app}")]
+    models = sorted({found[0].model for found in map(parse_path, paths) if found})
+    if model not in models:
+        raise UnknownModel(
+            f"nothing is published for a model {model!r} of {app}: its models are {', '.join(models) or 'none'}"
+        )
 
 
 async def last_catalogue(store: Store, series: Series) -> tuple[SignedCatalogue, Catalogue] | None:

@@ -33,6 +33,10 @@ class UnknownApp(ReleaseError):
     """An app or key that the store does not have."""
 
 
+class UnknownModel(ReleaseError):
+    """A model that has neither releases nor a rollout."""
+
+
 class AppExists(ReleaseError):
     """An app that is there already."""
 

@@ -157,6 +157,13 @@ def test_what_cannot_be_done_says_why_in_one_line(run: Run, words: tuple[object,
     assert refused.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("verb", ["status", "history", "diff"])
+def test_a_model_that_is_misspelt_is_no_model_without_rollouts(run: Run, verb: str) -> None:
+    refused = run("rollout", verb, "--app", "shop", "--model", "upsel")
+    assert (refused.code, refused.out) == (1, "")
+    assert "nothing is published for a model 'upsel' of shop: its models are upsell" in refused.err
+
+
 def test_a_step_that_two_operators_mean_is_taken_once(run: Run) -> None:
     start(run)
     advance = ("rollout", "advance", *UPSELL, "--reason", "fine")
@@ -167,6 +174,7 @@ def test_a_step_that_two_operators_mean_is_taken_once(run: Run) -> None:
     assert "you looked at document 1, but 2 is the newest" in run(*advance, "--seen", 1).err
     assert "rollout 1 stands at 5 %, by ann, and only rises" in run(*advance, "--to", 5).err
     assert run("rollout", "status", *UPSELL, "--json").json["number"] == 2
+    assert "(document 2)" in run("rollout", "status", *UPSELL).out, "the number that --seen asks for"
 
 
 def test_under_the_two_person_rule_a_second_operator_approves(run: Run) -> None:

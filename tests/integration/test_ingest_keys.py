@@ -2,9 +2,9 @@
 
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -18,7 +18,6 @@ from gateway.releases.snapshot import SnapshotKeeper
 from gateway.releases.store import Store, StoreError
 
 NOBODYS = "shop." + "x" * 43
-Post = Callable[[str], Any]
 
 
 class HalfStore(Store):
@@ -46,34 +45,43 @@ def store() -> HalfStore:
     return opened
 
 
+class Post:
+    """Serves a gateway that looks at the store once an hour, from the first batch on, and sends it batches."""
+
+    def __init__(self, store: Store, sink: EmbeddedLog, stack: AsyncExitStack) -> None:
+        self._store = store
+        self._sink = sink
+        self._stack = stack
+        self._session: aiohttp.ClientSession | None = None
+        self.url = ""
+
+    async def __call__(self, key: str) -> tuple[int, str]:
+        session = self._session or await self._serve()
+        about = {"device": str(uuid.uuid4()), "batch": str(uuid.uuid4()), "seq": 1, "sent_at": 1, "sdk": "2.3.0"}
+        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        body = json.dumps(about | {"events": []})
+        async with session.post(f"{self.url}/v1/batches", data=body, headers=headers) as response:
+            return response.status, (await response.json(content_type=None)).get("code", "")
+
+    async def _serve(self) -> aiohttp.ClientSession:
+        keeper = await SnapshotKeeper.open(self._store, refresh_seconds=3600)
+        self._stack.push_async_callback(keeper.close)
+        app = create_app(Config(), sink=self._sink, snapshots=keeper, store=self._store)
+        runner = web.AppRunner(app, auto_decompress=False)
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.url = "http://{}:{}".format(*runner.addresses[0][:2])
+        self._session = await self._stack.enter_async_context(aiohttp.ClientSession())
+        return self._session
+
+
 @pytest.fixture
 async def post(store: HalfStore, tmp_path: Path) -> AsyncIterator[Post]:
-    """Serve a gateway that looks at the store once an hour, and return what sends it a batch."""
     sink = await EmbeddedLog.open(tmp_path / "log", max_bytes=2**26, max_pending_bytes=2**26)
-    opened: list[SnapshotKeeper] = []
-    async with aiohttp.ClientSession() as session:
-
-        async def send(key: str) -> tuple[int, str]:
-            if not opened:  # at the first request, so that a test can prepare its store
-                opened.append(await SnapshotKeeper.open(store, refresh_seconds=3600))
-                app = create_app(Config(), sink=sink, snapshots=opened[0], store=store)
-                runners.append(web.AppRunner(app, auto_decompress=False))
-                await runners[0].setup()
-                await web.TCPSite(runners[0], "127.0.0.1", 0).start()
-            about = {"device": str(uuid.uuid4()), "batch": str(uuid.uuid4()), "seq": 1, "sent_at": 1, "sdk": "2.3.0"}
-            host, port = runners[0].addresses[0][:2]
-            headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-            body = json.dumps(about | {"events": []})
-            async with session.post(f"http://{host}:{port}/v1/batches", data=body, headers=headers) as response:
-                return response.status, (await response.json(content_type=None)).get("code", "")
-
-        runners: list[web.AppRunner] = []
-        yield send
-        for runner in runners:
-            await runner.cleanup()
-        for keeper in opened:
-            await keeper.close()
-    await sink.close()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(sink.close)
+        yield Post(store, sink, stack)
 
 
 async def test_a_key_that_was_made_a_moment_ago_is_known(post: Post, store: HalfStore) -> None:
@@ -116,3 +124,8 @@ async def test_a_store_that_is_away_denies_no_key(post: Post, store: HalfStore) 
     store.unreadable = "everything"
     assert await post(NOBODYS) == (503, "unavailable")
     assert await post(known) == (200, "")
+    async with aiohttp.ClientSession() as session, session.get(f"{post.url}/readyz") as response:
+        said = await response.json()
+    assert (response.status, said["ready"]) == (200, True), "batches are taken, so the gateway stays in rotation"
+    assert "cannot list apps" in said["trouble"]["snapshots"]
+    assert said["snapshot_age_seconds"] > 0

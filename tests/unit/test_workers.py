@@ -113,6 +113,11 @@ async def test_trouble_of_any_worker_is_trouble_of_all() -> None:
         assert await fellows.trouble() == {"worker 2": "sink: the disk is full", "worker 3": "it: does not answer"}
 
 
+async def test_a_worker_that_goes_by_its_last_good_snapshot_is_ready() -> None:
+    async with Others('{"ready": true, "trouble": {"sink": null, "snapshots": "the store is away"}}') as fellows:
+        assert list(await fellows.trouble()) == ["worker 3"]
+
+
 async def test_a_worker_that_hangs_is_not_waited_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as hangs:
         async with asyncio.timeout(10):
