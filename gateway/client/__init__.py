@@ -14,21 +14,28 @@ The life of an event, and what is promised at each step:
    catalogue and say what to use of it. *Nothing runs that is not listed, whole, and proven here; a release that kills
    its process gets two starts; what is revoked stops in this session.*
 
-Times and dice come through `clock` and `random.Random`; models run behind the port in `runtimes`.
+Times and dice come through `clock` and `random.Random`; models run behind the port in `runtimes`. `sync` is the same
+for programs without asyncio.
 """
 
 from gateway.client.bundled import Bundled, Limits
 from gateway.client.client import Client, ModelStatus, Predicted, Status
 from gateway.client.clock import Clock, ScaledClock, SystemClock
+from gateway.client.runtimes.coreml import CoreMLRuntime
+from gateway.client.sync import SyncClient
+from schemas.releases import Parameters
 
 __all__ = [
     "Bundled",
     "Client",
     "Clock",
+    "CoreMLRuntime",
     "Limits",
     "ModelStatus",
+    "Parameters",
     "Predicted",
     "ScaledClock",
     "Status",
+    "SyncClient",
     "SystemClock",
 ]

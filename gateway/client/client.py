@@ -43,6 +43,7 @@ from schemas.wire import LARGEST_UINT32, Ledger, Outcome, Prediction, Source, Us
 logger = logging.getLogger(__name__)
 
 _LABEL_CHARACTERS: Final = 64
+_KEY_BYTES: Final = 32
 
 
 class Predicted(Struct, frozen=True, gc=False):
@@ -118,6 +119,8 @@ class Client:
     ) -> None:
         if not 1 <= root_threshold <= len(root_keys):
             raise ValueError(f"{root_threshold} of {len(root_keys)} root keys can never agree")
+        if any(len(key) != _KEY_BYTES for key in root_keys):
+            raise ValueError(f"a root key is {_KEY_BYTES} raw bytes: decode the base64 of its .pub file")
         self._root_threshold = root_threshold
         self._app_key = app_key
         self._url = url
