@@ -76,6 +76,7 @@ class _Examination:
         self._rings: dict[str, Keyring | None] = {}
         # Every key that was ever to be believed. Here it only says whether what it signed is still what it signed.
         self._known: dict[str, dict[str, bytes]] = {}
+        self._released: dict[tuple[str, str], dict[int, str]] = {}
         self._seen: set[str] = set()
 
     async def series(self, series: Series, numbers: Sequence[int]) -> AsyncIterator[Finding]:
@@ -127,7 +128,10 @@ class _Examination:
             for signature in signed.signatures
             if signature.key in keys and not signed_by(keys[signature.key], signed.document, signature)
         ]
-        return broken + (_changes(path, last[1], catalogue) if isinstance(last, tuple) else [])
+        known = self._released.setdefault((catalogue.app, catalogue.model), {})
+        changes = _changes(path, last[1] if isinstance(last, tuple) else None, catalogue, known)
+        known |= {release.release: release.sha256 for release in catalogue.releases}
+        return broken + changes
 
     async def _newest_findings(self, series: Series, last: Document | None) -> AsyncIterator[Finding]:
         if isinstance(last, Rollout) and series.kind == ROLLOUTS:
@@ -167,13 +171,13 @@ def _rollout_findings(path: str, rollout: Rollout, catalogue: Catalogue | None) 
     ]
 
 
-def _changes(path: str, before: Catalogue, after: Catalogue) -> list[Finding]:
+def _changes(path: str, before: Catalogue | None, after: Catalogue, known: Mapping[int, str]) -> list[Finding]:
+    """Return what no catalogue may change; `known` are the hashes of all releases before it."""
     found = []
-    if after.floor < before.floor:
+    if before is not None and after.floor < before.floor:
         found.append(
             Finding(path, "fail", f"lowers the floor from {before.floor} to {after.floor}: no device takes it")
         )
-    known = {release.release: release.sha256 for release in before.releases}
     found += [
         Finding(path, "fail", f"release {release.release} became another artifact: publish it under a new number")
         for release in after.releases

@@ -2,13 +2,16 @@
 
 * What is signed is built on the last catalogue only if a key that the publisher believes signed that: whoever can write
   to the store must not get his release signed along with the next.
-* A catalogue lists few releases, the newest: a gateway that was broken into can choose among these and no others.
+* A catalogue lists few releases, the newest and those that the rollout in force names: a gateway that was broken into
+  can choose among these and no others, and no device loses what it was told to run because something was published.
 * Under the two-person rule, what lists a new release is written only where a rollout says who gets it.
 * The bytes to sign begin with their context, so that any Ed25519 signer (a KMS, `openssl pkeyutl`) can take them as
   they are; nothing is attached without a signature that holds.
 """
 
-from collections.abc import Sequence
+from asyncio import gather
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -22,7 +25,7 @@ from gateway.releases.rollouts import check_steered
 from gateway.releases.rules import read_catalogue
 from gateway.releases.store import Store
 from schemas.releases import CATALOGUE_CONTEXT, MAX_CATALOGUE_BYTES, Catalogue, Release, SignedCatalogue
-from schemas.wire import Signature
+from schemas.wire import Signature, Use
 
 LISTED_RELEASES: Final = 4
 _DAY_MS: Final = 24 * 60 * 60 * 1000
@@ -68,14 +71,38 @@ async def last_trusted(store: Store, series: Series, keys: Sequence[bytes]) -> C
     return catalogue
 
 
+async def highest_release(store: Store, series: Series, keys: Collection[bytes]) -> int:
+    """Return the highest number that a release ever had, by what one of these keys signed; 0 when there was none.
+
+    One that is not listed any more keeps its number: events name it. Raises `StoreError`.
+    """
+    numbers = [found[1] for found in map(parse_path, await store.names(series.prefix)) if found]
+    highest = 0
+    for number, stored in zip(numbers, await gather(*(store.get(series.path(each)) for each in numbers)), strict=True):
+        with suppress(BadDocument):
+            signed, catalogue = read_catalogue(stored, series.app, series.model, number)
+            if any(signed_by(key, signed.document, each) for each in signed.signatures for key in keys):
+                highest = max([highest, *(release.release for release in catalogue.releases)])
+    return highest
+
+
 def with_release(
-    app: str, model: str, last: Catalogue | None, published: Release, floor: int, life_ms: tuple[int, int]
+    app: str,
+    model: str,
+    last: Catalogue | None,
+    published: Release,
+    *,
+    floor: int,
+    named: Collection[Use],
+    life_ms: tuple[int, int],
 ) -> Catalogue:
-    """Return the catalogue that lists a new release first. Raises `BadReleaseTerms`."""
+    """Return the catalogue that lists a new release first, and whatever is `named`. Raises `BadReleaseTerms`."""
     floor = max(floor, last.floor if last else 0)
     if published.release < floor:
         raise BadReleaseTerms(f"release {published.release} is below the floor {floor}, so no device would run it")
     earlier = sorted(last.releases if last else [], key=lambda each: each.release, reverse=True)
+    runnable = [each for each in earlier if each.release >= floor]
+    kept = [each for i, each in enumerate(runnable) if i < LISTED_RELEASES - 1 or each.release in named]
     return Catalogue(
         app=app,
         model=model,
@@ -83,7 +110,7 @@ def with_release(
         issued_at=life_ms[0],
         expires_at=life_ms[1],
         floor=floor,
-        releases=[published, *(each for each in earlier if each.release >= floor)][:LISTED_RELEASES],
+        releases=[published, *kept],
     )
 
 

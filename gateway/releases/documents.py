@@ -65,10 +65,13 @@ async def newest(store: Store, series: Series) -> tuple[int, bytes] | None:
 
 async def append(store: Store, series: Series, number: int, document: bytes) -> None:
     """Write document `number`, which must be new. Raises `SomeoneWroteInBetween` or `StoreError`."""
+    path = series.path(number)
     try:
-        await store.put_new(series.path(number), document)
+        await store.put_new(path, document)
     except AlreadyExists as error:
-        raise someone_wrote(series, number) from error
+        # A write whose answer was lost is tried again, and then finds itself: it says who wrote it, and when.
+        if await store.get(path) != document:
+            raise someone_wrote(series, number) from error
 
 
 def someone_wrote(series: Series, number: int) -> SomeoneWroteInBetween:

@@ -20,6 +20,7 @@ from gateway.releases.catalogues import (
     attach,
     encoded,
     expiry,
+    highest_release,
     last_catalogue,
     last_trusted,
     with_release,
@@ -30,10 +31,11 @@ from gateway.releases.facts import Facts
 from gateway.releases.keylists import listed_floor
 from gateway.releases.keys import public_bytes, sign
 from gateway.releases.packing import write_artifact
-from gateway.releases.rollouts import check_steered
+from gateway.releases.rollouts import check_steered, standing
 from gateway.releases.store import NotFound, Store
 from schemas.releases import Catalogue, Parameters, Probe, Release
 from schemas.versions import parse_specifier
+from schemas.wire import Use
 
 __all__ = ["LISTED_RELEASES", "facts_of", "list_releases", "prepare_release", "publish_release"]
 
@@ -117,9 +119,10 @@ async def prepare_release(
     expires_at = expiry(now_ms, expires_in_days)
     artifact = judge(_read(file), format, inputs=inputs, probes=probes)
     parameters = _parameters(artifact.metadata, threshold, explore)
-    last = await last_trusted(store, Series(CATALOGUES, app, model), trusted)
+    series = Series(CATALOGUES, app, model)
+    last = await last_trusted(store, series, trusted)
     published = Release(
-        release=_number(release, last),
+        release=_number(release, last, await highest_release(store, series, trusted)),
         format=artifact.format,
         sha256=artifact.sha256,
         size=len(artifact.data),
@@ -133,10 +136,11 @@ async def prepare_release(
     await _check_floor(store, app, model, published.release)
     if not again:
         _check_new(published, last)
+    named, life_ms = await _named(store, app, model), (now_ms, expires_at)
     # Before anything is written; its downloads take the little that is left, and are counted again at the end.
-    encoded(with_release(app, model, last, published, floor, (now_ms, expires_at)))
+    encoded(with_release(app, model, last, published, floor=floor, named=named, life_ms=life_ms))
     published = replace(published, downloads=await write_artifact(store, artifact, last.releases if last else ()))
-    return encoded(with_release(app, model, last, published, floor, (now_ms, expires_at)))
+    return encoded(with_release(app, model, last, published, floor=floor, named=named, life_ms=life_ms))
 
 
 async def list_releases(store: Store, app: str | None = None, model: str | None = None) -> list[Catalogue]:
@@ -161,8 +165,7 @@ async def facts_of(store: Store, release: Release) -> Facts | None:
         return None
 
 
-def _number(wanted: int | None, last: Catalogue | None) -> int:
-    highest = max((release.release for release in last.releases), default=0) if last else 0
+def _number(wanted: int | None, last: Catalogue | None, highest: int) -> int:
     highest = max(highest, last.floor - 1) if last else highest
     if wanted is None:
         return highest + 1
@@ -177,6 +180,12 @@ async def _check_floor(store: Store, app: str, model: str, number: int) -> None:
         raise BadReleaseTerms(
             f"release {number} is below the floor {floor} of the key list, so no device would run it: --release {floor}"
         )
+
+
+async def _named(store: Store, app: str, model: str) -> set[Use]:
+    """Return what the rollout in force tells devices to run."""
+    rollout = (await standing(store, app, model)).rollout
+    return set() if rollout is None else {arm.use for arm in rollout.arms} | {rollout.otherwise}
 
 
 def _check_new(published: Release, last: Catalogue | None) -> None:

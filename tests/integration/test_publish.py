@@ -16,7 +16,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from gateway.client.runtimes import Model
 from gateway.client.runtimes.coreml import CoreMLRuntime
 from gateway.client.verify import verify
+from gateway.releases import transitions
 from gateway.releases.apps import add_key, create_app, hash_key, list_apps, load_app, revoke_key
+from gateway.releases.catalogues import amended, attach
 from gateway.releases.errors import (
     AppExists,
     BadArtifact,
@@ -31,8 +33,10 @@ from gateway.releases.errors import (
 )
 from gateway.releases.keys import generate_key, key_name, load_private, load_public, public_bytes, public_path, sign
 from gateway.releases.publish import LISTED_RELEASES, facts_of, list_releases, publish_release
+from gateway.releases.rollouts import change
 from gateway.releases.rules import read_catalogue
 from gateway.releases.store import Store, StoreError
+from gateway.releases.transitions import Change
 from schemas.releases import Catalogue, Parameters, Probe, SignedCatalogue
 
 MODELS: Final = Path(__file__).resolve().parents[1] / "models"
@@ -134,6 +138,27 @@ async def test_releases_count_up_and_few_stay_listed(store: Store) -> None:
     assert [each.release for each in catalogue.releases] == [6, 5, 4, 3]
 
 
+async def test_what_the_rollout_in_force_names_stays_listed(store: Store) -> None:
+    await publish(store)
+    hold = transitions.hold(None, "shop", "upsell", 1, Change("ann", "stay", 1))
+    await change(store, "shop", "upsell", lambda last: hold)
+    for _ in range(LISTED_RELEASES + 1):
+        catalogue = await publish(store)
+    assert [each.release for each in catalogue.releases] == [6, 5, 4, 3, 1]
+
+
+async def test_a_number_is_never_given_twice(store: Store) -> None:
+    for _ in range(3):
+        await publish(store)
+    unlisted = await amended(
+        store, "shop", "upsell", unlist=[3, 2], trusted=[public_bytes(KEY)], expires_in_days=90, now_ms=NOW_MS
+    )
+    await attach(store, unlisted, sign(KEY, unlisted), public_bytes(KEY))
+    with pytest.raises(BadReleaseTerms, match="not above 3"):
+        await publish(store, release=2)
+    assert [each.release for each in (await publish(store)).releases] == [4, 1]
+
+
 async def test_a_release_number_can_be_given_but_not_go_back(store: Store) -> None:
     await publish(store, release=41)
     assert (await publish(store)).releases[0].release == 42
@@ -173,6 +198,17 @@ async def test_of_two_operators_at_once_one_is_told(store: Store) -> None:
     assert isinstance(lost[0], SomeoneWroteInBetween)
     assert "someone else wrote catalogues/shop/upsell/0000000001.json" in str(lost[0])
     assert await list_releases(store, "shop", "upsell") == won
+
+
+async def test_a_write_whose_answer_was_lost_is_no_other_operator_s(store: Store) -> None:
+    class Forgetful(Store):
+        async def put_new(self, path: str, data: bytes) -> None:
+            await super().put_new(path, data)
+            await super().put_new(path, data)
+
+    await publish(store)
+    second = await publish(Forgetful.open(store.url), SECOND)
+    assert await list_releases(store, "shop", "upsell") == [second]
 
 
 async def test_a_crash_before_the_catalogue_leaves_the_old_one_valid(store: Store) -> None:
