@@ -9,6 +9,7 @@
 * **What is too much**: less than nothing left over, or counters that go back: a restored backup or a cloned install.
 * Where rows may have expired, a device whose first batches are gone is judged from the first that is still here.
 * What came back from the dead letters is in the ledgers as refused or dropped, and is counted beside.
+* A device that never sent a ledger has nothing to be held against: it is counted apart, and its events with it.
 """
 
 from datetime import date
@@ -61,7 +62,11 @@ class Wrong(Struct, frozen=True):
 
 
 class LossReport(Struct, frozen=True):
-    """All that was asked for: days are a window, devices and what they hold are of all that is stored."""
+    """All that was asked for: days are a window, devices and what they hold are of all that is stored.
+
+    `without_ledger` counts devices that sent events and never a ledger, `unaccounted` their events; no other number
+    holds them.
+    """
 
     days: list[Day]
     devices: int
@@ -69,6 +74,8 @@ class LossReport(Struct, frozen=True):
     missing: int
     surplus: int
     wrong: list[Wrong]
+    without_ledger: int = 0
+    unaccounted: int = 0
 
 
 # One row a batch, with what happened on its device since the batch before.
@@ -84,11 +91,14 @@ _STEPS: Final = """
             row_number() OVER before AS nth,
             lagInFrame(toInt64(batches.produced)) OVER before AS produced_before,
             lagInFrame(CAST(batches.dropped, 'Map(String, Int64)')) OVER before AS dropped_before,
-            lagInFrame(batches.seq) OVER before AS seq_before
+            lagInFrame(batches.seq) OVER before AS seq_before,
+            max(batches.produced) OVER device_wide > 0
+                OR sum(accepted + batches.refused) OVER device_wide = 0 AS has_ledger
         FROM batches
         WHERE {app:String} IN ('', app) AND gateway != {replayed:String}
         WINDOW before AS
-            (PARTITION BY app, device ORDER BY seq, sent_at ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
+            (PARTITION BY app, device ORDER BY seq, sent_at ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW),
+            device_wide AS (PARTITION BY app, device)
     ),
     steps AS
     (
@@ -101,6 +111,7 @@ _STEPS: Final = """
             if(cut OR seq <= seq_before + 1, 0, seq - seq_before - 1) AS gap,
             nth > 1 AND (made < 0 OR seq = seq_before OR arrayExists(n -> n < 0, mapValues(lost))) AS back
         FROM own
+        WHERE has_ledger
     ),
     summed AS
     (
@@ -163,6 +174,15 @@ _WRONG: Final = f"""
 """  # noqa: S608 - constants
 
 
+_WITHOUT: Final = """
+    SELECT count(), toInt64(sum(events))
+    FROM (
+        SELECT max(produced) AS most, sum(accepted + batches.refused) AS events FROM batches
+        WHERE {app:String} IN ('', app) AND gateway != {replayed:String} GROUP BY app, device)
+    WHERE most = 0 AND events > 0
+"""
+
+
 async def loss(
     client: AsyncClient, app: str | None = None, *, days: int = 30, retention_days: int = 90, limit: int = 1000
 ) -> LossReport:
@@ -183,7 +203,8 @@ async def loss(
     rows += [(*place, 0, 0, 0, 0, 0, {}, 0, count) for place, count in replayed.items()]
     ((devices, waiting, missing, surplus),) = await _rows(client, _TOTALS, parameters)
     wrong = [Wrong(*row) for row in await _rows(client, _WRONG, parameters)]
-    return LossReport([Day(*row) for row in rows], devices, waiting, missing, surplus, wrong)
+    (without,) = await _rows(client, _WITHOUT, parameters)
+    return LossReport([Day(*row) for row in rows], devices, waiting, missing, surplus, wrong, *without)
 
 
 async def _rows(client: AsyncClient, question: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:

@@ -54,13 +54,19 @@ class Conversion(Struct, frozen=True):
 
 
 class Loss(Struct, frozen=True):
-    """The devices' own ledgers beside what arrived: produced = stored + dropped + refused + still on the devices."""
+    """The devices' own ledgers beside what arrived: produced = stored + dropped + refused + waiting, on every device.
+
+    `waiting` is what is still on the devices, as far as their ledgers tell: where more arrived than a ledger knows of,
+    nothing waits, and `backhaul report loss` names the device. Devices that never sent a ledger are only counted.
+    """
 
     devices: int
     produced: int
     dropped: dict[str, int]
     stored: int
     refused: int
+    waiting: int = 0
+    without_ledger: int = 0
 
 
 class Summary(Struct, frozen=True):
@@ -122,11 +128,15 @@ _CONVERSIONS: Final = """
     ORDER BY app, model, release, source, arm
 """
 _LOSS: Final = """
-    SELECT count(), sum(ledger.1), sumMap(ledger.2), sum(stored), sum(refused)
+    SELECT
+        count(), sumIf(ledger.1, known), sumMapIf(ledger.2, known), sumIf(stored, known), sumIf(refused, known),
+        toInt64(sumIf(greatest(toInt64(ledger.1) - arraySum(mapValues(ledger.2)) - stored - refused, 0), known)),
+        countIf(NOT known)
     FROM (
         SELECT
             app, device, argMax((produced, dropped), (seq, sent_at)) AS ledger,
-            sum(accepted) AS stored, sum(batches.refused) AS refused
+            sum(accepted) AS stored, sum(batches.refused) AS refused,
+            max(produced) > 0 OR stored + refused = 0 AS known
         FROM batches WHERE {app:String} IN ('', app) AND gateway != {replayed:String} GROUP BY app, device)
 """
 
@@ -138,7 +148,7 @@ async def stored_counts(client: AsyncClient, app: str | None = None) -> Counts:
 
 async def summary(client: AsyncClient, app: str | None = None) -> Summary:
     """Say how an app, or every app, is doing."""
-    devices, produced, dropped, stored, refused = (await _rows(client, _LOSS, app))[0]
+    devices, produced, dropped, *counts = (await _rows(client, _LOSS, app))[0]
     types = dict(await _rows(client, _TYPES, app))
     return Summary(
         requests=(await stored_counts(client, app)).batches,
@@ -146,7 +156,7 @@ async def summary(client: AsyncClient, app: str | None = None) -> Summary:
         refused=dict(await _rows(client, _REASONS, app)),
         devices=[Running(*row) for row in await _rows(client, _RUNNING, app)],
         conversions=[Conversion(*row) for row in await _rows(client, _CONVERSIONS, app)],
-        loss=Loss(devices, produced, dict(dropped), stored, refused),
+        loss=Loss(devices, produced, dict(dropped), *counts),
     )
 
 

@@ -10,6 +10,7 @@ from gateway.cli.printing import note, show, show_table
 if TYPE_CHECKING:
     from consumers.loss import LossReport, Wrong
     from consumers.reports import Summary
+    from gateway.config import Config
 
 
 def register(nouns: Nouns) -> None:
@@ -28,7 +29,10 @@ def _summary(arguments: Namespace) -> int:
     from consumers.reports import summary
     from gateway.cli.warehouse import ask
 
-    found = ask(configuration(arguments), lambda client: summary(client, arguments.app))
+    config = configuration(arguments)
+    found = ask(config, lambda client: summary(client, arguments.app))
+    if not found.requests and not found.refused:
+        _check_app(config, arguments.app)
     if arguments.json:
         show(arguments, found, "")
     else:
@@ -39,7 +43,7 @@ def _summary(arguments: Namespace) -> int:
 def _print(arguments: Namespace, found: "Summary") -> None:
     loss = found.loss
     dropped = [(f"dropped on the devices: {reason}", count) for reason, count in loss.dropped.items()]
-    waiting = loss.produced - loss.stored - loss.refused - sum(loss.dropped.values())
+    without = [("devices that send no ledger", loss.without_ledger)] if loss.without_ledger else []
     traffic = [
         ("devices", loss.devices),
         ("requests", found.requests),
@@ -47,7 +51,8 @@ def _print(arguments: Namespace, found: "Summary") -> None:
         *((f"refused: {reason}", count) for reason, count in found.refused.items()),
         *dropped,
         ("produced, by the devices' ledgers", loss.produced),
-        ("not here yet: still on the devices", waiting),
+        ("not here yet: still on the devices", loss.waiting),
+        *without,
     ]
     running = [(each.app, each.model, each.use, each.devices) for each in found.devices]
     conversions = [
@@ -70,11 +75,23 @@ def _loss(arguments: Namespace) -> int:
     config = configuration(arguments)
     options = {"days": arguments.days, "retention_days": config.retention_days}
     found = ask(config, lambda client: loss(client, arguments.app, **options))
+    if not found.devices and not found.without_ledger:
+        _check_app(config, arguments.app)
     if arguments.json:
         show(arguments, found, "")
     else:
         _print_loss(arguments, found)
     return 0
+
+
+def _check_app(config: "Config", app: str | None) -> None:
+    """Of an app that nothing came from, see that there is one. Raises `CommandError`."""
+    from gateway.cli.storing import with_store
+    from gateway.releases.apps import load_app
+
+    # Where the store is elsewhere and its address is not given here, nobody here knows the apps.
+    if app and (config.store_url or (config.directory / "store").exists()):
+        with_store(config, lambda store: load_app(store, app))
 
 
 def _print_loss(arguments: Namespace, found: "LossReport") -> None:
@@ -89,6 +106,9 @@ def _print_loss(arguments: Namespace, found: "LossReport") -> None:
     title = "produced = stored + refused + dropped + waiting on the devices"
     show_table(arguments, columns, days, "nothing came in these days", title)
     sys.stdout.write(f"\n{found.waiting} events wait on {found.devices} devices\n")
+    if found.without_ledger:
+        count, events = found.without_ledger, found.unaccounted
+        sys.stdout.write(f"{count} devices send no ledger: nothing can be said of their {events} events\n")
     if found.wrong:
         wrong = ("app", "device", "SDK", "produced", "stored", "refused", "dropped", "what is wrong")
         rows = [

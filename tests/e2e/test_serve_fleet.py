@@ -45,7 +45,9 @@ def url(tmp_path: Path) -> Iterator[str]:
     served.stdout.close()
 
 
-def test_an_app_a_release_and_a_fleet_end_as_rows_that_a_report_sums_up(url: str, backhaul: Callable[..., Any]) -> None:
+def test_an_app_a_release_and_a_fleet_end_as_rows_that_a_report_sums_up(
+    url: str, backhaul: Callable[..., Any], tmp_path: Path
+) -> None:
     key = backhaul("app", "create", "shop")["key"]
     backhaul("key", "generate", "release.pem")
     release = ("--app", "shop", "--model", "upsell", "--file", MODEL, "--sdk", ">=2.3", "--sign", "release.pem")
@@ -57,6 +59,11 @@ def test_an_app_a_release_and_a_fleet_end_as_rows_that_a_report_sums_up(url: str
     [counted] = stored(backhaul, report["produced"] - sum(report["dropped"].values()))
     assert counted["doubled"] == 0
     assert backhaul("report", "summary", "--app", "shop")
+    for report in ("summary", "loss"):
+        command = [*BACKHAUL, "report", report, "--app", "nope"]
+        done = subprocess.run(command, cwd=tmp_path, env=ENVIRON, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "there is no app 'nope'" in done.stderr
 
 
 def test_a_fleet_needs_no_more_than_the_url(url: str, backhaul: Callable[..., Any], tmp_path: Path) -> None:

@@ -152,6 +152,30 @@ async def test_one_app_and_a_window_of_days(sent: Send, told: Any) -> None:
     assert found.devices == 1
 
 
+async def test_devices_that_send_no_ledger_are_counted_apart_and_accuse_nobody(
+    sent: Send, told: Any, warehouse_client: Any, make_batch: Any
+) -> None:
+    bare = {"events": 4, "received_at": int(NOON.timestamp() * 1000)}
+    found = await told(
+        make_batch(device=TWO, seq=1, **bare),
+        make_batch(device=TWO, seq=3, **bare),
+        sent(ONE, 1, 5, 8),
+        sent(THREE, 1, 0, 0),  # asked for news, and has produced nothing
+    )
+    assert (found.devices, found.waiting, found.missing, found.surplus, found.wrong) == (2, 3, 0, 0, [])
+    assert (found.without_ledger, found.unaccounted) == (1, 8)
+    assert [(day.devices, day.produced, day.stored, day.waiting) for day in found.days] == [(2, 8, 5, 3)]
+    ledger = (await summary(warehouse_client)).loss
+    assert (ledger.devices, ledger.produced, ledger.stored, ledger.waiting, ledger.without_ledger) == (3, 8, 5, 3, 1)
+
+
+async def test_one_device_with_too_much_hides_nothing_that_waits_on_another(
+    sent: Send, told: Any, warehouse_client: Any
+) -> None:
+    await told(sent(ONE, 1, 5, 2), sent(TWO, 1, 5, 8))
+    assert (await summary(warehouse_client)).loss.waiting == 3
+
+
 async def test_an_empty_warehouse_has_lost_nothing(warehouse_client: Any) -> None:
     await migrations.apply(warehouse_client, 90)
     assert await loss(warehouse_client) == LossReport([], 0, 0, 0, 0, [])

@@ -66,7 +66,7 @@ async def test_the_summary_of_an_app_adds_up(told: Any) -> None:
         Conversion("shop", "upsell", 42, "ota", "challenger", 3, 2, 2),
     ]
     assert found.conversions[2].rate == 1.0
-    assert found.loss == Loss(devices=2, produced=12, dropped={"queue_full": 2}, stored=8, refused=1)
+    assert found.loss == Loss(devices=2, produced=12, dropped={"queue_full": 2}, stored=8, refused=1, waiting=1)
 
 
 async def test_the_summary_of_all_apps_holds_each(told: Any) -> None:
