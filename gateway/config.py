@@ -199,11 +199,20 @@ class Config(KafkaKeys, frozen=True, kw_only=True):
     warehouse_poll_seconds: Annotated[
         float, Meta(ge=0.01, le=60, description="how long the warehouse consumer waits when the log has nothing new")
     ] = 0.2
+    clickhouse_timeout_seconds: Annotated[
+        float, Meta(ge=1, le=3600, description="how long a question or an insert of the consumer's may take")
+    ] = 60.0
     lag_warn_seconds: Annotated[
         float, Meta(ge=1, le=1e7, description="records that wait longer for a consumer are a warning of `doctor`")
     ] = 300.0
     retention_days: Annotated[
-        int, Meta(ge=1, le=36_500, description="rows leave the warehouse this long after they were received")
+        int,
+        Meta(
+            ge=1,
+            le=36_500,
+            description="rows leave the warehouse this long after they were received; below 30, a batch that comes "
+            "again a month later is not recognised",
+        ),
     ] = 90
 
     grace_seconds: Annotated[

@@ -100,6 +100,15 @@ class KafkaKeys(Struct, frozen=True, kw_only=True):
     kafka_publish_seconds: Annotated[
         float, Meta(ge=0.1, le=300, description="how long a batch waits for Kafka before it goes to the spool")
     ] = 5.0
+    kafka_topics_check_seconds: Annotated[
+        float, Meta(ge=0.1, le=86_400, description="how soon a gateway notices a topic that somebody changed")
+    ] = 60.0
+    kafka_renew_seconds: Annotated[
+        float, Meta(ge=1, le=3600, description="a gateway's connection that confirms nothing for so long is made again")
+    ] = 30.0
+    kafka_read_seconds: Annotated[
+        float, Meta(ge=1, le=300, description="how long Kafka may take to answer a consumer before that begins anew")
+    ] = 30.0
     kafka_pending_max_bytes: Annotated[
         int, Meta(ge=64 * KIB, le=16 * GIB, description="bytes that may wait for Kafka's confirmation")
     ] = 64 * MIB
@@ -121,10 +130,24 @@ class KafkaKeys(Struct, frozen=True, kw_only=True):
         Meta(ge=10, le=10_000_000, description="how fast the spool shrinks once Kafka is back, beside what arrives"),
     ] = 2000
 
+    spool_stuck_seconds: Annotated[
+        float,
+        Meta(ge=0, le=86_400, description="how long a record that is too large for Kafka holds up the spool's others"),
+    ] = 300.0
+
     warehouse: Annotated[
         Literal["on", "off"],
         Meta(description="whether `serve` fills the warehouse; off: `backhaul consume warehouse` does, elsewhere"),
     ] = "on"
+    unpack_range_records: Annotated[
+        int, Meta(ge=1, le=100_000, description="the most batches that are unpacked in one transaction")
+    ] = 500
+    unpack_range_bytes: Annotated[
+        int, Meta(ge=64 * KIB, le=GIB, description="the most bytes of batches in one transaction, as read")
+    ] = 4 * MIB
+    unpack_transaction_seconds: Annotated[
+        float, Meta(ge=1, le=900, description="a transaction that is open for longer is aborted by the brokers")
+    ] = 60.0
     unpack_resend_window_records: Annotated[
         int, Meta(ge=0, le=1_000_000, description="records of a partition in which a batch sent again is not unpacked")
     ] = 5000

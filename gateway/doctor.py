@@ -82,6 +82,7 @@ async def examine(config: Config) -> AsyncIterator[Finding]:
         _asking,
         _warehouse,
         _unpack,
+        _retention,
     ):
         try:
             yield await asyncio.wait_for(check(config), 4 * _PATIENCE_SECONDS)
@@ -308,6 +309,24 @@ async def _warehouse(config: Config) -> Finding:
 async def _unpack(config: Config) -> Finding:
     found = await behind.unpack_behind(config)
     return Finding("unpack", found.state, found.text, found.advice, lags=found.lags)
+
+
+async def _retention(config: Config) -> Finding:
+    """Look at what is forgotten before all that could come has come."""
+    from gateway.client.bundled import Limits
+
+    resend_days = Limits().batch_days
+    kept = f"rows stay for {config.retention_days} days"
+    hours = config.kafka_batches_retention_hours
+    if config.kafka is not None:
+        kept += f", Kafka keeps batches for {hours} h"
+    if config.retention_days < resend_days:
+        text = f"{kept}; a device sends a batch again for up to {resend_days} days, and by then it is not recognised"
+        return Finding("retention", "warn", text, f"set retention_days to {resend_days} or more")
+    if config.kafka is not None and hours > 24 * config.retention_days:
+        advice = "set retention_days above kafka_batches_retention_hours"
+        return Finding("retention", "warn", f"{kept}: what a consumer finds late expires as it is written", advice)
+    return Finding("retention", "ok", kept)
 
 
 def _clock_finding(part: str, text: str, ahead_ms: float) -> Finding:

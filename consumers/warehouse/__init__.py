@@ -32,7 +32,8 @@ table, and within it to one partition, as a whole or not at all, but to several 
 7. **The position is committed last.** It lets the log trim; where it contradicts the plans, the plans are right.
 
 What would break it: changing the number of partitions while a device's resend is under way (its batch could stand on
-two lanes at once); a server so far behind with its merges that `events` stay days longer than `batches`, which are kept
+two lanes at once: where the first copy is stored by then, it is found, since `batches` is asked whatever the
+partition); a server so far behind with its merges that `events` stay days longer than `batches`, which are kept
 three days more (a resend after both have expired is stored anew, the only copy by then); a log that gives offsets out
 again under the same identity (noticed where it ends before the newest plan, and not written).
 

@@ -10,7 +10,8 @@
   once, until the producer has had everything confirmed that it still held, or is replaced by a new one.
 * **Bounded.** Bytes count until Kafka has answered for them, however long ago their publisher gave up.
 * Brokers need not be there at the start: a background task connects, makes the topics, and tries again.
-* Topics that would lose what is acknowledged are not written: the sink is `unfit` until they are mended.
+* Topics that would lose what is acknowledged are not written: the sink is `unfit` until they are mended. They are
+  looked at whenever it connects, and every `topics_check_seconds`: where they have changed, it connects anew.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from gateway.publish import Sink, Unavailable
 from gateway.publish.deadlines import Deadlines
 from gateway.publish.kafka_parcels import Confirmation
 from gateway.publish.kafka_producer import Abandoned, Producer
-from gateway.publish.kafka_topics import ensure_topics
+from gateway.publish.kafka_topics import ensure_topics, examine_topics
 from schemas.kafka import GIB, KIB, MIB, KafkaSettings, TopicSettings
 from schemas.records import Record
 from schemas.topics import BATCHES, TOPICS
@@ -66,6 +67,9 @@ class KafkaSinkSettings(Struct, frozen=True, kw_only=True):
     renew_seconds: Annotated[
         float, Meta(ge=1, le=3600, description="a connection that confirms nothing for so long is made again")
     ] = 30.0
+    topics_check_seconds: Annotated[
+        float, Meta(ge=0.1, le=86_400, description="how soon a topic that somebody changes is noticed")
+    ] = 60.0
     close_seconds: Annotated[
         float, Meta(ge=0, le=300, description="how long a stop waits for confirmations under way")
     ] = 5.0
@@ -265,8 +269,27 @@ class KafkaSink(Sink):
 
     async def _recovers(self, producer: Producer) -> bool:
         """Wait for trouble and then for its end: everything that was sent is confirmed. False: it does not end."""
-        await self._tripped.wait()
-        return not self._broken and await producer.wait_settled(self._settings.renew_seconds) and not self._broken
+        changed = False
+        while not changed:
+            try:
+                await asyncio.wait_for(self._tripped.wait(), self._settings.topics_check_seconds)
+                break
+            except TimeoutError:
+                # Twice: brokers hear of a change one by one, and one that is behind tells of another.
+                changed = await self._topics_changed() and await self._topics_changed()
+        if changed:
+            self._trip("the topics on Kafka have changed")
+        settled = not self._broken and await producer.wait_settled(self._settings.renew_seconds)
+        return settled and not self._broken and not changed
+
+    async def _topics_changed(self) -> bool:
+        """Say whether the topics are not what they were when this connected. Unknown is unchanged."""
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                report = await examine_topics(self._kafka, self._topics, TOPICS)
+        except (KafkaError, OSError):  # a timeout is an OSError; whatever it is, publishing tells of it
+            return False
+        return (report.differences, report.record_bytes) != (self.differences, self._record_bytes)
 
     async def _connect(self) -> Producer:
         pause_seconds = _FIRST_PAUSE_SECONDS

@@ -58,6 +58,8 @@ async def _open_kafka(config: Config, kafka: KafkaSettings, directory: Path | No
     settings = KafkaSinkSettings(
         publish_timeout_seconds=config.kafka_publish_seconds,
         max_pending_bytes=config.kafka_pending_max_bytes,
+        renew_seconds=config.kafka_renew_seconds,
+        topics_check_seconds=config.kafka_topics_check_seconds,
         close_seconds=_CLOSE_SHARE * config.grace_seconds,
     )
     sink = await KafkaSink.open(kafka, config.topics, settings, wait_seconds=_CONNECT_SECONDS)
@@ -67,6 +69,7 @@ async def _open_kafka(config: Config, kafka: KafkaSettings, directory: Path | No
         max_bytes=config.spool_max_bytes,
         max_pending_bytes=config.log_pending_max_bytes,
         drain_records_per_second=config.spool_drain_records_per_second,
+        stuck_seconds=config.spool_stuck_seconds,
     )
     try:
         spool = await Spool.open(directory, sink, kept, EmbeddedSource.open)

@@ -70,7 +70,9 @@ async def _opened(
     writes: Sequence[str],
     standing: Standing,
 ) -> KafkaSource:
-    settings = KafkaSourceSettings(session_seconds=config.kafka_session_seconds)
+    settings = KafkaSourceSettings(
+        session_seconds=config.kafka_session_seconds, timeout_seconds=config.kafka_read_seconds
+    )
     said = ""
     while True:
         try:

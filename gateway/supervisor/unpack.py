@@ -23,7 +23,11 @@ async def unpack_events(config: Config, told: Told) -> None:
     if kafka is None:
         raise CannotGoOn("there is nothing to unpack for without kafka_bootstrap")
     settings = UnpackSettings(
-        resend_window_records=config.unpack_resend_window_records, stop_seconds=_STOP_SHARE * config.grace_seconds
+        range_records=config.unpack_range_records,
+        range_bytes=config.unpack_range_bytes,
+        resend_window_records=config.unpack_resend_window_records,
+        transaction_seconds=config.unpack_transaction_seconds,
+        stop_seconds=_STOP_SHARE * config.grace_seconds,
     )
     standing = Standing(UNPACK)
     async with showing(standing, config, None):

@@ -127,6 +127,7 @@ def _settings(config: Config) -> WarehouseSettings:
         poll_seconds=config.warehouse_poll_seconds,
         cluster=config.clickhouse_cluster,
         retention_days=config.retention_days,
+        timeout_seconds=config.clickhouse_timeout_seconds,
         stop_seconds=_STOP_SHARE * config.grace_seconds,
     )
 

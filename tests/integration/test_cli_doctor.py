@@ -34,6 +34,7 @@ def test_nothing_running_is_a_warning_and_changes_nothing(tmp_path: Path, capsys
         "sql": "ok",
         "warehouse": "warn",
         "unpack": "ok",
+        "retention": "ok",
     }
     assert all(finding["advice"] for finding in found.values() if finding["state"] != "ok")
     assert list(tmp_path.iterdir()) == []
@@ -92,6 +93,23 @@ def test_brokers_that_do_not_answer_are_a_failure(tmp_path: Path, capsys: pytest
     assert found["state"] == "fail"
     assert "127.0.0.1:1" in found["text"]
     assert "batches go to the spool" in found["advice"]
+
+
+@pytest.mark.parametrize(("days", "hours", "said"), [(29, 168, "not recognised"), (60, 24 * 61, "expires as it is")])
+def test_what_is_forgotten_too_early_is_a_warning(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    days: int,
+    hours: int,
+    said: str,
+) -> None:
+    monkeypatch.setenv("BACKHAUL_RETENTION_DAYS", str(days))
+    monkeypatch.setenv("BACKHAUL_KAFKA_BATCHES_RETENTION_HOURS", str(hours))
+    main(["doctor", "--data", str(tmp_path), "--kafka", "127.0.0.1:1", "--json"])
+    found = findings(capsys)["retention"]
+    assert found["state"] == "warn"
+    assert said in found["text"]
 
 
 def test_topics_are_compared_and_not_made(
