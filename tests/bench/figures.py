@@ -80,19 +80,9 @@ def _row(samples: Sequence[Sample], floor: Mapping[int, float], about: str, even
     )
 
 
-class Result(Struct, frozen=True, kw_only=True):
-    """All of one run, as it is written down. `other_sizes` has rows by events a batch; 0 events is the update check."""
-
-    date: str
-    commit: str
-    machine: dict[str, str]
-    versions: dict[str, str]
-    events: int
-    signals: int
-    seconds: float
-    connections: int
-    bytes_per_event: dict[str, float]
-    programs: dict[str, Row]
-    left_out: dict[str, str]
-    other_sizes: dict[str, dict[str, Row]] = {}
-    half_load: Sample | None = None
+def paired(samples: Sequence[Sample], one: str, other: str) -> float | None:
+    """Return the processor time of one program as a multiple of another's, taken round by round."""
+    times = {(sample.program, sample.round): sample.cpu_us for sample in samples}
+    rounds = {sample.round for sample in samples}
+    found = [times[one, n] / times[other, n] for n in rounds if (one, n) in times and (other, n) in times]
+    return median(found) if found else None

@@ -2,12 +2,13 @@
 
 import asyncio
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Final, get_args
 
+import msgspec
 from msgspec import Struct
 
 from deploy.local_kafka import LocalKafka, LocalKafkaError
@@ -15,14 +16,17 @@ from gateway.publish.kafka_topics import ensure_topics
 from schemas.kafka import KafkaSettings, TopicSettings
 from schemas.topics import TOPICS
 from tests.bench import build, stage
-from tests.bench.bodies import Shape, bodies, framed
+from tests.bench.beside import Beside, beside, remembered
+from tests.bench.bodies import Shape, bodies, distinct, framed
 from tests.bench.build import Missing
-from tests.bench.figures import Result, Row, Sample, rows
+from tests.bench.figures import Row, Sample, paired, rows
 from tests.bench.machine import date_and_commit, machine, versions
 from tests.bench.otlp import otlp
 from tests.bench.ours import BATCHES_PREFIX, PARTITIONS
-from tests.bench.programs import PROGRAMS, Ground, Speaks
-from tests.bench.rounds import Field, Load, measured
+from tests.bench.programs import PROGRAMS, Ground, Server, Speaks
+from tests.bench.result import Result
+from tests.bench.rounds import Field, Load, Wrong
+from tests.bench.warehouse import Filled, fill
 
 Say = Callable[[str], None]
 
@@ -33,10 +37,18 @@ _OURS: Final = "backhaul"
 _CORE: Final = ("floor", "bare", _OURS)
 _OTHER_SIZES: Final = (0, 10, 200)
 _OTHER_ROUNDS: Final = 3
+_MILLIONS: Final = 10
+# A whole system takes less than its gateway alone; more bodies than are sent cost only their making.
+_FILLED_SHARE: Final = 1.5
+_PAIRS: Final = {
+    "decision and reply: ours to ours without catalogues": (_OURS, "backhaul-ingest"),
+    "two workers to one": ("backhaul-2-workers", _OURS),
+}
+_UPDATE_CHECK: Final = "update check to aiohttp alone"
 
 
 class Plan(Struct, frozen=True):
-    """`beside` adds what is measured of our gateway alone: other batch sizes, the update check, latency."""
+    """`beside` adds what is measured of our gateway alone: other batch sizes, latency, memory, the warehouse."""
 
     programs: tuple[str, ...]
     rounds: int
@@ -50,77 +62,120 @@ QUICK: Final = Plan(programs=_CORE, rounds=5, seconds=1.5, beside=False)
 
 
 def measure(plan: Plan, directory: Path, say: Say) -> Result:
-    """Start Kafka, measure, and return all of it. Raises `Missing` where the machine lacks what it takes."""
-    load = build.load()
-    about = machine()
+    """Start Kafka where it is needed, measure, and return all of it. Raises `Missing` for what it cannot do without."""
+    about, load = machine(), build.load()
+    keeps = {program.keeps for program in PROGRAMS if program.name in plan.programs}
+    if not plan.beside and keeps <= {"nothing", "embedded"}:
+        return _Run(plan, _ground(plan, directory, ""), load, None, say).result(about)
     try:
         with LocalKafka.create(directory / "kafka", 1) as kafka:
             kafka.start()
-            return _measured(plan, _ground(plan, directory, kafka.bootstrap), load, about, say)
+            return _Run(plan, _ground(plan, directory, kafka.bootstrap), load, kafka, say).result(about)
     except LocalKafkaError as error:
         raise Missing(str(error)) from error
 
 
 def _ground(plan: Plan, directory: Path, bootstrap: str) -> Ground:
-    settings = KafkaSettings(bootstrap=bootstrap, topic_prefix=BATCHES_PREFIX)
-    asyncio.run(ensure_topics(settings, TopicSettings(partitions=PARTITIONS, replication=1), TOPICS))
+    if bootstrap:
+        settings = KafkaSettings(bootstrap=bootstrap, topic_prefix=BATCHES_PREFIX)
+        asyncio.run(ensure_topics(settings, TopicSettings(partitions=PARTITIONS, replication=1), TOPICS))
     key = asyncio.run(stage.set_up(directory))
     shutil.copytree(directory / "store" / "apps", directory / "store-without-models" / "apps")
     return Ground(directory, bootstrap, key, plan.events, _made(plan.events)[0])
 
 
-def _measured(plan: Plan, ground: Ground, program: Path, about: dict[str, str], say: Say) -> Result:
-    load = _load(program, ground.directory, plan.events, plan.seconds)
-    chosen = [each for each in PROGRAMS if each.name in plan.programs]
-    dice = Random(_SEED)  # noqa: S311 - shuffles the order
-    with Field(chosen, ground, say) as field:
-        samples = list(field.rounds(load, plan.rounds, dice))
-        found = rows(samples, {each.name: each.about for each in chosen}, plan.events)
-        half = _half_load(plan, field, load, ground, found) if plan.beside else None
-    sizes = _other_sizes(plan, load, ground, dice, say) if plan.beside else {}
-    date, commit = date_and_commit()
-    return Result(
-        date=date,
-        commit=commit,
-        machine=about,
-        versions=versions(),
-        events=plan.events,
-        signals=SIGNALS,
-        seconds=plan.seconds,
-        connections=load.connections,
-        bytes_per_event={f"{count} signals": _bytes_per_event(plan.events, count) for count in (2, SIGNALS)},
-        programs=found,
-        left_out=field.missing,
-        other_sizes=sizes,
-        half_load=half,
-    )
+class _Run:
+    """One run of a plan on prepared ground."""
 
+    def __init__(self, plan: Plan, ground: Ground, load: Path, kafka: LocalKafka | None, say: Say) -> None:
+        self._plan, self._ground, self._program, self._kafka, self._say = plan, ground, load, kafka, say
+        self._dice = Random(_SEED)  # noqa: S311 - shuffles the order
+        self._quotients: dict[str, float] = {}
 
-def _other_sizes(plan: Plan, load: Load, ground: Ground, dice: Random, say: Say) -> dict[str, dict[str, Row]]:
-    """Return rows by events a batch; without events it is the update check."""
-    sizes = {}
-    for events in _OTHER_SIZES:
-        other = _load(load.program, ground.directory, events, plan.seconds)
-        there = replace(ground, events=events, body=_made(events)[0])
-        with Field([each for each in PROGRAMS if each.name in _CORE], there, say) as field:
-            sizes[str(events)] = rows(list(field.rounds(other, _OTHER_ROUNDS, dice)), {}, events)
-    return sizes
+    def result(self, about: dict[str, str]) -> Result:
+        """Measure everything."""
+        plan, load = self._plan, self._load(self._plan.events)
+        chosen = [each for each in PROGRAMS if each.name in plan.programs]
+        with Field(chosen, self._ground, self._say) as field:
+            samples = list(field.rounds(load, plan.rounds, self._dice))
+            found = rows(samples, {each.name: each.about for each in chosen}, plan.events)
+            alone = self._beside(field, load, found) if plan.beside else None
+        self._compare(samples)
+        sizes = self._other_sizes() if plan.beside else {}
+        filled = self._filled(load, found, field.missing) if plan.beside else None
+        date, commit = date_and_commit()
+        return Result(
+            date=date,
+            commit=commit,
+            machine=about,
+            versions=versions(),
+            events=plan.events,
+            signals=SIGNALS,
+            seconds=plan.seconds,
+            connections=load.connections,
+            bytes_per_event={f"{count} signals": _bytes_per_event(plan.events, count) for count in (2, SIGNALS)},
+            programs=found,
+            left_out=field.missing,
+            other_sizes=sizes,
+            quotients=self._quotients,
+            beside=alone,
+            filled=filled,
+        )
 
+    def _compare(self, samples: Sequence[Sample]) -> None:
+        for name, (one, other) in _PAIRS.items():
+            if (quotient := paired(samples, one, other)) is not None:
+                self._quotients[name] = quotient
 
-def _half_load(plan: Plan, field: Field, load: Load, ground: Ground, found: dict[str, Row]) -> Sample | None:
-    """Send our gateway half of what it took, at an even pace."""
-    ours = [server for server in field.servers if server.program.name == _OURS]
-    if not ours or _OURS not in found:
-        return None
-    paced = replace(load, rate=found[_OURS].batches_per_second / 2, seconds=3 * plan.seconds)
-    return measured(ours[0], paced, ground, 1)
+    def _other_sizes(self) -> dict[str, dict[str, Row]]:
+        """Return rows by events a batch; without events it is the update check."""
+        sizes = {}
+        for events in _OTHER_SIZES:
+            there = replace(self._ground, events=events, body=_made(events)[0])
+            with Field([each for each in PROGRAMS if each.name in _CORE], there, self._say) as field:
+                samples = list(field.rounds(self._load(events), _OTHER_ROUNDS, self._dice))
+            sizes[str(events)] = rows(samples, {}, events)
+            if not events and (quotient := paired(samples, _OURS, "bare")) is not None:
+                self._quotients[_UPDATE_CHECK] = quotient
+        return sizes
 
+    def _beside(self, field: Field, load: Load, found: dict[str, Row]) -> Beside | None:
+        ours = [server for server in field.servers if server.program.name == _OURS]
+        if not ours or _OURS not in found:
+            return None
+        try:
+            return self._looked_at(ours[0], load, found[_OURS].batches_per_second)
+        except Wrong as wrong:
+            field.missing[f"{_OURS} alone"] = str(wrong)
+            return None
 
-def _load(program: Path, directory: Path, events: int, seconds: float) -> Load:
-    files: dict[Speaks, Path] = {speaks: directory / f"{speaks}-{events}" for speaks in get_args(Speaks)}
-    files["batches"].write_bytes(framed(_made(events)))
-    files["otlp"].write_bytes(framed([otlp(body) for body in _made(events)]))
-    return Load(program, files, events, seconds)
+    def _looked_at(self, server: Server, load: Load, rate: float) -> Beside:
+        alone = beside(server, load, self._ground, rate, _made(load.events), self._say)
+        if self._kafka is None:
+            return alone
+        memory = remembered(server, load, self._kafka, rate, _MILLIONS, self._say)
+        return msgspec.structs.replace(alone, memory=memory)
+
+    def _filled(self, load: Load, found: dict[str, Row], missing: dict[str, str]) -> Filled | None:
+        if _OURS not in found:
+            return None
+        seconds = 5 * self._plan.seconds
+        count = int(_FILLED_SHARE * seconds * found[_OURS].batches_per_second)
+        file = self._ground.directory / "distinct"
+        file.write_bytes(framed(distinct(_made(load.events), count, _SEED)))
+        try:
+            return fill(self._ground, load, replace(load, bodies={"batches": file}, seconds=seconds), self._say)
+        except (Missing, Wrong) as wrong:
+            missing["warehouse"] = str(wrong)
+            return None
+        finally:
+            file.unlink()
+
+    def _load(self, events: int) -> Load:
+        files: dict[Speaks, Path] = {name: self._ground.directory / f"{name}-{events}" for name in get_args(Speaks)}
+        files["batches"].write_bytes(framed(_made(events)))
+        files["otlp"].write_bytes(framed([otlp(body) for body in _made(events)]))
+        return Load(self._program, files, events, self._plan.seconds)
 
 
 def _made(events: int, signals: int = SIGNALS) -> list[bytes]:

@@ -39,7 +39,12 @@ def used(root: int) -> Used:
 
 def peak_bytes(root: int) -> int:
     """Return the sum of the largest resident sets of a process and all below it."""
-    return sum(_peak(pid) for pid in tree(root))
+    return sum(_status_bytes(pid, "VmHWM:") for pid in tree(root))
+
+
+def resident_bytes(root: int) -> int:
+    """Return what a process and all below it have in memory now."""
+    return sum(_status_bytes(pid, "VmRSS:") for pid in tree(root))
 
 
 def tree(root: int) -> list[int]:
@@ -66,8 +71,8 @@ def _nanoseconds(task: Path) -> int:
     return int((task / "schedstat").read_text().split()[0])
 
 
-def _peak(pid: int) -> int:
+def _status_bytes(pid: int, name: str) -> int:
     for line in (_PROC / str(pid) / "status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(name):
             return int(line.split()[1]) * 1024
     return 0

@@ -160,6 +160,10 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def app_key(self) -> str:
+        return self._ground.app_key
+
+    @property
     def pid(self) -> int:
         if self._process is None:
             raise Missing(f"{self.program.name} does not run")
@@ -217,7 +221,7 @@ class Server:
             if self._process is not None and self._process.poll() is not None:
                 break
             try:
-                self._send_one()
+                self.send_one(self._ground.body)
             except (URLError, OSError) as error:
                 trouble = str(error)
                 time.sleep(0.1)
@@ -226,12 +230,14 @@ class Server:
         said = (self.directory / "output").read_text(errors="replace").strip()[-400:]
         raise Missing(f"{self.program.name} does not answer: {trouble} {said}")
 
-    def _send_one(self) -> None:
+    def send_one(self, body: bytes) -> bytes:
+        """Send a batch and return the answer's body."""
         headers = {
             "Authorization": f"Bearer {self._ground.app_key}",
             "Content-Type": "application/json",
             "Content-Encoding": "gzip",
         }
         url = f"http://127.0.0.1:{self.port}{self.program.path}"
-        with urlopen(Request(url, self.program.body(self._ground.body), headers), timeout=5) as answer:
-            answer.read()
+        with urlopen(Request(url, self.program.body(body), headers), timeout=5) as answer:
+            said: bytes = answer.read()
+        return said

@@ -63,14 +63,19 @@ class Field:
         self.missing: dict[str, str] = {}
 
     def __enter__(self) -> "Field":
-        for program in self._programs:
-            self._say(f"starting {program.name}")
-            try:
-                self.servers.append(self._stack.enter_context(Server(program, self._ground)))
-            except Missing as missing:
-                self.missing[program.name] = str(missing)
-                self._say(f"  left out: {missing}")
+        with self._stack:  # ends those that run where the start is interrupted
+            for program in self._programs:
+                self._start(program)
+            self._stack = self._stack.pop_all()
         return self
+
+    def _start(self, program: Program) -> None:
+        self._say(f"starting {program.name}")
+        try:
+            self.servers.append(self._stack.enter_context(Server(program, self._ground)))
+        except Missing as missing:
+            self.missing[program.name] = str(missing)
+            self._say(f"  left out: {missing}")
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()

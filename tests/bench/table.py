@@ -1,7 +1,6 @@
-"""Render a result: a table for the terminal, and the README's from the newest file: `python tests/bench/table.py`."""
+"""Render a result: a table for the terminal, and the README's (`python -m tests.bench.documents` puts it there)."""
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -43,7 +42,7 @@ def markdown(result: Mapping[str, Any]) -> str:
             f"{row['peak_mib']:.0f}",
         ]
         lines.append(f"| {shown}: {row['about']} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *_notes(result)])
+    return "\n".join([*lines, "", *(f"* {note}" for note in _notes(result))])
 
 
 def newest() -> dict[str, Any]:
@@ -90,14 +89,40 @@ def _notes(result: Mapping[str, Any]) -> Iterator[str]:
             for name, row in programs.items()
         )
         yield f"Batches of {events} events: {shown}."
-    if half := result.get("half_load"):
-        yield (
-            f"At half load ({half['batches_per_second']:.0f} batches a second): acknowledged in "
-            f"{half['p50_ms']:.1f} ms at the median, {half['p99_ms']:.1f} ms at the 99th percentile."
-        )
+    if quotients := result.get("quotients"):
+        yield "Processor time: " + "; ".join(f"{name} {times:.2f} x" for name, times in quotients.items()) + "."
+    yield from _alone(result.get("beside"))
+    yield from _warehouse(result.get("filled"))
     for name, reason in result["left_out"].items():
         yield f"Left out: {name}: {reason}."
 
 
-if __name__ == "__main__":
-    sys.stdout.write(markdown(newest()) + "\n")
+def _alone(beside: Mapping[str, Any] | None) -> Iterator[str]:
+    if not beside:
+        return
+    half = beside["half_load"]
+    yield (
+        f"At half load ({half['batches_per_second']:.0f} batches a second): acknowledged in {half['p50_ms']:.1f} ms at "
+        f"the median, {half['p99_ms']:.1f} ms at the 99th percentile; the event loop stood still for "
+        f"{beside['loop_stall_ms']:.0f} ms at most. A reply without news has {beside['reply_bytes']:.0f} bytes."
+    )
+    if memory := beside.get("memory"):
+        after = list(memory["after_million_events"].items())
+        shown = ", ".join(f"{mib:.0f} after {millions}" for millions, mib in (after[0], after[-1]))
+        yield (
+            f"Memory: MiB {shown} million events; at most {memory['peak_in_stall']:.0f} while Kafka stood still and "
+            f"{memory['spooled_batches']} batches were spooled ({memory['peak_before_stall']:.0f} before)."
+        )
+
+
+def _warehouse(filled: Mapping[str, Any] | None) -> Iterator[str]:
+    if not filled:
+        return
+    kept_up = filled["events"] / (filled["seconds"] + filled["behind_seconds"])
+    stored, taken = f"{kept_up:,.0f}", f"{filled['events_per_second']:,.0f}"
+    yield (
+        f"Log to warehouse, a whole `backhaul serve` and the load on these cores: {filled['both_us']:.1f} µs an event "
+        f"({filled['consumer_us']:.1f} consumer, {filled['clickhouse_us']:.1f} ClickHouse, with rollups and merges); "
+        f"the gateway took {taken} events a second, {stored} a second were stored until the last one, "
+        f"{filled['behind_seconds']:.1f} s after the load had ended."
+    )

@@ -38,7 +38,10 @@ _PARTS: Final = ("gateway", "warehouse", "clickhouse")
 
 
 class Filled(Struct, frozen=True, kw_only=True):
-    """What was stored, and what it took. Times are of the processor, per event, but for `behind_seconds`."""
+    """What was stored, and what it took. Times are of the processor, per event, but for `behind_seconds`.
+
+    `stored_bytes_per_event` is of the warm-up's batches, which all differ: the others repeat their events.
+    """
 
     events: int
     seconds: float
@@ -60,6 +63,7 @@ def fill(ground: Ground, warm_up: Load, load_: Load, say: Callable[[str], None])
     with _Served(directory, ground) as served:
         served.send(warm_up)
         served.await_caught_up()
+        stored_bytes = served.stored_bytes_per_event()
         say("  filling the warehouse")
         before, first = served.used(), served.events()
         began = time.monotonic()
@@ -81,7 +85,7 @@ def fill(ground: Ground, warm_up: Load, load_: Load, say: Callable[[str], None])
             gateway_us=spent["gateway"],
             behind_records=behind,
             behind_seconds=waited,
-            stored_bytes_per_event=served.stored_bytes_per_event(),
+            stored_bytes_per_event=stored_bytes,
             consumer_peak_mib=peak_bytes(served.pids["warehouse"]) / 2**20,
             clickhouse_peak_mib=peak_bytes(served.pids["clickhouse"]) / 2**20,
         )

@@ -10,9 +10,11 @@ import pytest
 
 from gateway.decode import Caps, decode
 from tests.bench.bodies import SIGNALS, Shape, bodies, distinct, framed
-from tests.bench.figures import Sample, rows
+from tests.bench.figures import Sample, paired, rows
+from tests.bench.otlp import otlp
 from tests.bench.processes import peak_bytes, tree, used
 from tests.bench.table import markdown, text_table
+from tests.bench.warehouse import Filled
 
 
 @pytest.mark.parametrize("events", [0, 10, 50, 200])
@@ -102,7 +104,34 @@ RESULT = {
     "bytes_per_event": {"2 signals": 31.0},
     "programs": msgspec.to_builtins(rows(SAMPLES, {"ours": "the gateway"}, 50)),
     "other_sizes": {"0": msgspec.to_builtins(rows(SAMPLES, {}, 0))},
-    "half_load": msgspec.to_builtins(sample("ours", 1, 1.0)),
+    "quotients": {"two workers to one": 1.1},
+    "beside": {
+        "half_load": msgspec.to_builtins(sample("ours", 1, 1.0)),
+        "loop_stall_ms": 7.4,
+        "reply_bytes": 148.0,
+        "memory": {
+            "after_million_events": {"1.0": 60.0, "10.0": 61.0},
+            "peak_before_stall": 62.0,
+            "peak_in_stall": 70.0,
+            "spooled_batches": 900,
+        },
+    },
+    "filled": msgspec.to_builtins(
+        Filled(
+            events=3_000_000,
+            seconds=10.0,
+            events_per_second=300_000.0,
+            consumer_us=1.5,
+            clickhouse_us=4.5,
+            both_us=6.0,
+            gateway_us=3.0,
+            behind_records=100,
+            behind_seconds=5.0,
+            stored_bytes_per_event=30.0,
+            consumer_peak_mib=100.0,
+            clickhouse_peak_mib=500.0,
+        )
+    ),
     "left_out": {"go": "go is not installed"},
 }
 
@@ -112,12 +141,37 @@ def test_the_terminal_table_has_a_line_for_each_program_and_says_what_was_left_o
     assert [line.split()[0] for line in lines[:3]] == ["program", "floor", "ours"]
     assert "4.00" in lines[2]
     assert lines[-1] == "Left out: go: go is not installed."
+    assert "Processor time: two workers to one 1.10 x." in lines
+    assert "300,000 events a second, 200,000 a second were stored until the last one, 5.0 s after" in lines[-2]
+    assert "MiB 60 after 1.0, 61 after 10.0 million events; at most 70 while" in lines[-3]
 
 
 def test_the_readme_table_is_markdown() -> None:
     lines = markdown(RESULT).splitlines()
     assert lines[3] == "| ours: the gateway | 200 | 4.00 | 250,000 | 64 |"
     assert {line.count("|") for line in lines[:4]} == {6}
+
+
+def test_two_programs_are_compared_round_by_round() -> None:
+    assert paired(SAMPLES, "ours", "floor") == 4.0
+    assert paired(SAMPLES, "ours", "go") is None
+
+
+def test_the_same_events_in_the_other_protocol_lose_nothing() -> None:
+    (body,) = bodies(Shape(20, 3), 1, seed=1)
+    batch, other = (json.loads(gzip.decompress(each)) for each in (body, otlp(body)))
+    (logs,) = other["resourceLogs"]
+    records = logs["scopeLogs"][0]["logRecords"]
+    assert [int(record["timeUnixNano"]) for record in records] == [event["t"] * 1_000_000 for event in batch["events"]]
+    said = {attribute["key"]: attribute["value"] for attribute in records[1]["attributes"]}
+    for key in ("release", "score", "decision", "source"):
+        if key in batch["events"][1]:
+            assert str(batch["events"][1][key]) in map(str, said[key].values())
+    assert set(batch["signals"]["upsell"]) <= {key for record in records for key in _keys(record)}
+
+
+def _keys(record: dict[str, list[dict[str, str]]]) -> set[str]:
+    return {attribute["key"] for attribute in record["attributes"]}
 
 
 def test_a_process_tree_is_this_process_and_its_time_only_grows() -> None:

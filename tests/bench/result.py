@@ -1,0 +1,27 @@
+"""All of one run as it is written down: what the tables, the README and the capacity page are made from."""
+
+from msgspec import Struct
+
+from tests.bench.beside import Beside
+from tests.bench.figures import Row
+from tests.bench.warehouse import Filled
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """`other_sizes` has rows by events a batch; 0 events is the update check. `quotients` are of processor time."""
+
+    date: str
+    commit: str
+    machine: dict[str, str]
+    versions: dict[str, str]
+    events: int
+    signals: int
+    seconds: float
+    connections: int
+    bytes_per_event: dict[str, float]
+    programs: dict[str, Row]
+    left_out: dict[str, str]
+    other_sizes: dict[str, dict[str, Row]] = {}
+    quotients: dict[str, float] = {}
+    beside: Beside | None = None
+    filled: Filled | None = None
