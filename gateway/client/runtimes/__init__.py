@@ -6,7 +6,10 @@
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
+
+# Sums over many trees, and floats of 32 bits, leave [0, 1] by rounding; anything further out is no probability.
+_ROUNDING: Final = 1e-6
 
 
 class BadModel(Exception):
@@ -15,6 +18,13 @@ class BadModel(Exception):
 
 class PredictionFailed(Exception):
     """A model that gave no usable answer to these inputs."""
+
+
+def probability(value: float) -> float:
+    """Return what a model gave as a probability. Raises `PredictionFailed` for what is none."""
+    if not -_ROUNDING <= value <= 1.0 + _ROUNDING:  # false for NaN too
+        raise PredictionFailed(f"not a probability: {value}")
+    return min(1.0, max(0.0, value))
 
 
 class Model(Protocol):

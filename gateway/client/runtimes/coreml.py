@@ -11,7 +11,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from gateway.client.runtimes import BadModel, PredictionFailed
+from gateway.client.runtimes import BadModel, PredictionFailed, probability
 from gateway.client.runtimes.linear import LinearClassifier, Scaler
 from gateway.client.runtimes.network import Network
 from gateway.client.runtimes.protobuf import Message
@@ -21,8 +21,6 @@ from schemas.wire import MAX_SIGNALS
 
 MAX_LABELS: Final = 1024
 MAX_PIPELINE_MODELS: Final = 16
-# Sums over many trees leave [0, 1] by rounding; anything further out is no probability.
-_ROUNDING: Final = 1e-6
 
 _VERSION, _DESCRIPTION, _PIPELINE_CLASSIFIER, _NETWORK_CLASSIFIER, _NETWORK, _SCALER = 1, 2, 200, 403, 500, 604
 _DOUBLE_ARRAY: Final = 65600  # ArrayFeatureType.DOUBLE
@@ -51,7 +49,7 @@ class CoreMLModel:
                 values = step(values)
         except (ArithmeticError, ValueError) as error:  # math's own: overflow, inf - inf, a sum of zero
             raise PredictionFailed(str(error)) from error
-        return {label: _probability(value) for label, value in zip(self.labels, values, strict=True)}
+        return {label: probability(value) for label, value in zip(self.labels, values, strict=True)}
 
 
 class CoreMLRuntime:
@@ -75,12 +73,6 @@ class CoreMLRuntime:
         steps: list[Step] = [Scaler(link.message(_SCALER), input_size) for link in links[:-1]]
         labels, classifier = _classifier(links[-1], input_size)
         return CoreMLModel(input_size, labels, _metadata(description), [*steps, classifier])
-
-
-def _probability(value: float) -> float:
-    if not -_ROUNDING <= value <= 1.0 + _ROUNDING:  # false for NaN too
-        raise PredictionFailed(f"not a probability: {value}")
-    return min(1.0, max(0.0, value))
 
 
 def _array_input(description: Message) -> tuple[str, int]:
