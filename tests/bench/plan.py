@@ -26,6 +26,7 @@ from tests.bench.ours import BATCHES_PREFIX, PARTITIONS
 from tests.bench.programs import PROGRAMS, Ground, Server, Speaks
 from tests.bench.result import Result
 from tests.bench.rounds import Field, Load, Wrong
+from tests.bench.table import TWO_WORKERS
 from tests.bench.warehouse import Filled, fill
 
 Say = Callable[[str], None]
@@ -42,7 +43,7 @@ _MILLIONS: Final = 10
 _FILLED_SHARE: Final = 1.5
 _PAIRS: Final = {
     "decision and reply: ours to ours without catalogues": (_OURS, "backhaul-ingest"),
-    "two workers to one": ("backhaul-2-workers", _OURS),
+    TWO_WORKERS: ("backhaul-2-workers", _OURS),
 }
 _UPDATE_CHECK: Final = "update check to aiohttp alone"
 

@@ -37,7 +37,10 @@ class Ground:
 
 @dataclass(frozen=True)
 class Program:
-    """A server to measure. `command` builds it where that is needed and may raise `Missing`."""
+    """A server to measure. `command` builds it where that is needed and may raise `Missing`.
+
+    Each of its `workers` is sent as many connections as a program that is one process: a fleet twice the size.
+    """
 
     name: str
     about: str
@@ -46,6 +49,7 @@ class Program:
     environ: Mapping[str, str] = field(default_factory=dict)
     ingest_only: bool = False
     speaks: Speaks = "batches"
+    workers: int = 1
 
     @property
     def path(self) -> str:
@@ -72,7 +76,13 @@ PROGRAMS: Final = (
     Program("floor", "C++: receive, inflate with ISA-L, scan with simdjson", "nothing", lambda: [str(build.floor())]),
     Program("bare", "aiohttp alone: receive and answer", "nothing", lambda: [sys.executable, "-m", _MODULE]),
     Program("backhaul", "ours with all that production has on, Kafka and its spool", _ONE, _ours("kafka")),
-    Program("backhaul-2-workers", "the same as `backhaul serve --workers 2` runs it", _ONE, _ours("workers")),
+    Program(
+        "backhaul-2-workers",
+        "`backhaul serve --workers 2`, for twice as many connections",
+        _ONE,
+        _ours("workers"),
+        workers=2,
+    ),
     Program("backhaul-ingest", "ours without catalogues to decide on", _ONE, _ours("kafka"), ingest_only=True),
     Program("backhaul-embedded", "ours on its embedded log, fsynced", "embedded", _ours("embedded")),
     Program("backhaul-no-log", "ours on a log that keeps nothing", "nothing", _ours("nothing")),

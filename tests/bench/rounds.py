@@ -39,7 +39,7 @@ class Load:
 
     def send(self, to: Program, port: int, app_key: str) -> dict[str, Any]:
         """Send it to a program and return what the generator counted. Raises `Wrong`."""
-        numbers = [self.connections, self.seconds, self.rate]
+        numbers = [self.connections * to.workers, self.seconds, self.rate]
         target = [str(port), str(self.bodies[to.speaks]), to.path, to.answer(self.events)]
         command = [str(self.program), *target, *map(str, numbers), app_key]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=self.seconds + 60)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
+TWO_WORKERS: Final = "two workers to one"
 _HEADERS: Final = (
     "program",
     "CPU µs a batch",
@@ -91,6 +92,11 @@ def _notes(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"Batches of {events} events: {shown}."
     if quotients := result.get("quotients"):
         yield "Processor time: " + "; ".join(f"{name} {times:.2f} x" for name, times in quotients.items()) + "."
+    if two := (quotients or {}).get(TWO_WORKERS):
+        yield (
+            f"So two workers do {2 / two:.2f} times the work of one where the cores are there; here they share them with the "
+            "load generator and the broker."
+        )
     yield from _alone(result.get("beside"))
     yield from _warehouse(result.get("filled"))
     for name, reason in result["left_out"].items():

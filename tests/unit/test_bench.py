@@ -142,6 +142,7 @@ def test_the_terminal_table_has_a_line_for_each_program_and_says_what_was_left_o
     assert "4.00" in lines[2]
     assert lines[-1] == "Left out: go: go is not installed."
     assert "Processor time: two workers to one 1.10 x." in lines
+    assert any("two workers do 1.82 times the work of one" in line for line in lines)
     assert "300,000 events a second, 200,000 a second were stored until the last one, 5.0 s after" in lines[-2]
     assert "MiB 60 after 1.0, 61 after 10.0 million events; at most 70 while" in lines[-3]
 
