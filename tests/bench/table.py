@@ -94,8 +94,8 @@ def _notes(result: Mapping[str, Any]) -> Iterator[str]:
         yield "Processor time: " + "; ".join(f"{name} {times:.2f} x" for name, times in quotients.items()) + "."
     if two := (quotients or {}).get(TWO_WORKERS):
         yield (
-            f"So two workers do {2 / two:.2f} times the work of one where the cores are there; here they share them with the "
-            "load generator and the broker."
+            f"So two workers do {2 / two:.2f} times the work of one where the cores are there; here they share them "
+            "with the load generator and the broker."
         )
     yield from _alone(result.get("beside"))
     yield from _warehouse(result.get("filled"))
