@@ -141,8 +141,7 @@ class Unpacker:
                 await producer.start()  # from here on nobody else adds to this partition's events
                 await self._unpack(producer, stop)
             except (KafkaError, SourceError, OSError) as error:
-                level = logging.DEBUG if self.progress.broken else logging.WARNING
-                _log.log(level, "batches/%d: unpacking starts again: %r", self._partition, error)
+                _log.warning("batches/%d: unpacking starts again: %r", self._partition, error)
                 self._tell(retries=self.progress.retries + 1, trouble=repr(error), broken="log")
                 await until(stop, _RETRY_SECONDS)
             finally:
@@ -153,8 +152,6 @@ class Unpacker:
     async def _unpack(self, producer: AIOKafkaProducer, stop: asyncio.Event) -> None:
         next_offset = await self._source.position(BATCHES, self._partition)
         await self._look_back(next_offset)
-        if self.progress.broken:
-            _log.warning("batches/%d: unpacking goes on", self._partition)
         # A partition that is at its end already says so, too.
         self._tell(next_offset=next_offset, trouble="", broken="")
         while not stop.is_set():

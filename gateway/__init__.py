@@ -6,8 +6,9 @@
                                       │                   │                    dead_letters ─▶ dead_letters
                     ◀──  200 reply ◀──┴───────────────────┘
 
-1. **Admit** (`admission`). The app key names the app; media type, encoding and length are judged before the body is
-   read. *A stranger costs a hash look-up, never a parse*; unknown keys share one look at the store a second.
+1. **Admit** (`front`, `admission`). A batch that comes whole is met before aiohttp, any other request by it. The app
+   key names the app; media type, encoding and length are judged before a body is read that is not here yet. *A stranger
+   costs a hash look-up, never a parse*; unknown keys share one look at the store a second.
 2. **Decode** (`decode`). The body is inflated under a cap and validated whole in one typed pass. Only when that fails
    is each event judged alone. *One bad event never sinks its batch; every event ends as accepted or refused.*
 3. **Decide** (`releases.decide`). From an immutable snapshot of signed catalogues and rollouts: what this device should

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import random
 import re
+from functools import lru_cache
 from typing import Final, Self
 
 from aiohttp import StreamReader, hdrs, web
@@ -26,6 +27,7 @@ from gateway.problems import (
     spread,
 )
 from gateway.releases.snapshot import SnapshotKeeper
+from gateway.whole_request import Head
 from schemas.encoding import ENCODINGS
 
 _SCHEME: Final = "bearer "
@@ -45,6 +47,17 @@ class Admitted(Struct, frozen=True):
 
     app: str
     encoding: str
+
+
+def head_of(request: web.Request) -> Head:
+    """Return what is judged of a request that aiohttp has read."""
+    value = request.headers.get
+    return Head(
+        authorization=value(hdrs.AUTHORIZATION, ""),
+        content_type=value(hdrs.CONTENT_TYPE, ""),
+        content_encoding=value(hdrs.CONTENT_ENCODING, "identity"),
+        announced_bytes=request.content_length or 0,
+    )
 
 
 class InFlight:
@@ -84,11 +97,16 @@ class Hold:
         self._in_flight.bytes += more_bytes
         self.bytes += more_bytes
 
+    def release(self) -> None:
+        """Hold nothing any more."""
+        self._in_flight.bytes -= self.bytes
+        self.bytes = 0
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._in_flight.bytes -= self.bytes
+        self.release()
 
 
 class Gate:
@@ -102,30 +120,30 @@ class Gate:
         self._body_max_bytes = body_max_bytes
         self._read_seconds = read_seconds
 
-    def admit(self, request: web.Request) -> Admitted:
+    def admit(self, head: Head) -> Admitted:
         """Judge the headers. Raises `UnknownKey`, `KeyRevoked`, `UnsupportedMedia`, `BatchTooLarge` or `SlowDown`."""
-        app = self._app_of(request.headers.get(hdrs.AUTHORIZATION, ""))
-        media_type = request.headers.get(hdrs.CONTENT_TYPE, "").partition(";")[0].strip().lower()
-        if media_type != _MEDIA_TYPE:
+        app = self._app_of(head.authorization)
+        if _media_type_of(head.content_type) != _MEDIA_TYPE:
             raise UnsupportedMedia(f"Content-Type must be {_MEDIA_TYPE}")
-        encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower()
+        encoding = head.content_encoding
         if encoding not in ENCODINGS:
-            raise UnsupportedMedia(f"Content-Encoding must be one of {', '.join(ENCODINGS)}")
-        announced_bytes = request.content_length or 0
-        self._check_length(announced_bytes)
-        self._in_flight.check(announced_bytes)
+            encoding = encoding.strip().lower()
+            if encoding not in ENCODINGS:
+                raise UnsupportedMedia(f"Content-Encoding must be one of {', '.join(ENCODINGS)}")
+        self._check_length(head.announced_bytes)
+        self._in_flight.check(head.announced_bytes)
         return Admitted(app, encoding)
 
-    async def admit_after_all(self, request: web.Request) -> Admitted:
+    async def admit_after_all(self, head: Head) -> Admitted:
         """Judge again with what the store says now, since a key may be new. Raises as `admit`, or `ServiceUnavailable`
         where the store does not say."""
-        match = _KEY.fullmatch(_key_of(request.headers.get(hdrs.AUTHORIZATION, "")))
+        match = _KEY.fullmatch(_key_of(head.authorization))
         if match is None:
-            return self.admit(request)
+            return self.admit(head)
         try:
             async with asyncio.timeout(_ASK_SECONDS):
                 await self._snapshots.refreshed()
-            return self.admit(request)
+            return self.admit(head)
         except (TimeoutError, UnknownKey) as error:
             asked = isinstance(error, UnknownKey) and self._snapshots.trouble() is None
             if asked and match.group(1) not in self._snapshots.unread:
@@ -163,11 +181,9 @@ class Gate:
         return bytes(body)
 
     def _app_of(self, authorization: str) -> str:
-        key = _key_of(authorization)
-        if not key:
+        digest = _digest_of(authorization)
+        if not digest:
             raise UnknownKey("Authorization must be: Bearer <app key>")
-        # Header bytes that are no UTF-8 arrive as surrogates.
-        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
         holder = self._snapshots.current.keys.get(digest)
         if holder is None:
             raise UnknownKey("the app key is not known")
@@ -184,3 +200,17 @@ def _key_of(authorization: str) -> str:
     """Return the key that the header holds; nothing where it is no Bearer's."""
     is_bearer = authorization[: len(_SCHEME)].lower() == _SCHEME
     return authorization[len(_SCHEME) :].strip() if is_bearer else ""
+
+
+# All devices of an app send the same two headers: what follows from them is kept. A stranger's only push out others.
+@lru_cache(maxsize=1024)
+def _digest_of(authorization: str) -> bytes:
+    """Return the hash of the key that the header holds; nothing where it holds none."""
+    key = _key_of(authorization)
+    # Header bytes that are no UTF-8 arrive as surrogates.
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest() if key else b""
+
+
+@lru_cache(maxsize=1024)
+def _media_type_of(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()

@@ -1,7 +1,6 @@
 """Put the gateway together: its routes and their parts.
 
 * Every part gets what it needs here; nothing is global, so several gateways can live in one process.
-* Failures of any kind become a problem document in one place, and every answer is counted there.
 * Run it with `auto_decompress=False`: bodies go to the log as they were sent, and `decode` inflates under its own cap.
 """
 
@@ -15,26 +14,28 @@ from typing import Final, Protocol
 
 import msgspec
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Handler
 
-from gateway import problems
 from gateway.admission import READ_SECONDS, Gate, InFlight
 from gateway.artifacts import Artifacts
+from gateway.boundary import Boundary
 from gateway.decode import Caps
 from gateway.fellows import OF_ONE, Fellows
 from gateway.flush import FlushControl
+from gateway.front import Front
 from gateway.ingest import Ingest
 from gateway.metrics import CONTENT_TYPE, Metrics, Stalls
 from gateway.openapi import openapi
 from gateway.publish import Sink
 from gateway.releases.snapshot import SnapshotKeeper
 from gateway.releases.store import Store
+from gateway.whole_request import PATH as BATCHES_PATH
 from schemas.wire import Flush
 
 log: Final = logging.getLogger(__name__)
 
-# Only ever counted; the number is nginx's for the same thing.
-_HUNG_UP: Final = 499
+# What may stand before the application: see `front`.
+FRONT: Final = web.AppKey[Front]("front")
 _CONTROL_SECONDS: Final = 1.0
 
 
@@ -111,10 +112,11 @@ def create_app(
     _watch(metrics, in_flight, snapshots, stalls, artifacts, flush)
     metrics.watch_all("sink", sink.gauges)
 
-    app = web.Application(middlewares=[_answers(metrics)])
+    app = web.Application(middlewares=[Boundary(metrics).middleware])
+    app[FRONT] = Front(ingest.take, metrics, in_flight)
     app.cleanup_ctx.append(_beside(stalls.observe))
     app.cleanup_ctx.append(_beside(lambda: _control(flush, pressure)))
-    app.add_routes([web.post("/v1/batches", ingest.handle, expect_handler=_continue_later)])
+    app.add_routes([web.post(BATCHES_PATH, ingest.handle, expect_handler=_continue_later)])
     app.add_routes([web.get("/artifacts/{sha256}", artifacts.handle), web.get("/openapi.json", _openapi())])
     app.add_routes([web.get("/healthz", _healthz), web.get("/readyz", _readyz(sink, snapshots, fellows))])
     app.add_routes([web.get("/metrics", _metrics(metrics, fellows, beside))])
@@ -138,51 +140,6 @@ def _watch(
     metrics.watch("batches_per_second", "batches sent by devices, last minute", lambda: flush.rate_per_second)
     metrics.watch("refused_share", "part of the batches that the flush budget refuses", lambda: flush.refused_share)
     metrics.watch("told_flush_seconds", "the flush interval that replies carry", lambda: flush.everyone.seconds)
-
-
-def _answers(metrics: Metrics) -> Middleware:
-    """Make the boundary: whatever is raised below it is answered and counted here."""
-
-    @web.middleware
-    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-        code = ""
-        try:
-            response = await handler(request)
-        except Exception as error:  # the boundary: nothing may pass unanswered
-            if isinstance(error, ConnectionError) and request.transport is None:
-                # The device hung up and nobody will read this; raised, it would be logged as our failure.
-                response, code = web.Response(status=_HUNG_UP), "hung_up"
-            else:
-                response, code = _problem_response(error)
-        resource = request.match_info.route.resource
-        metrics.answered(resource.canonical if resource else "", response.status, code)
-        return response
-
-    return answer
-
-
-def _failure(error: Exception) -> problems.RequestFailed:
-    """Return the failed request that an exception means."""
-    if isinstance(error, problems.RequestFailed):
-        return error
-    if isinstance(error, web.HTTPMethodNotAllowed):
-        failed = problems.MethodNotAllowed("the path does not take this method")
-        failed.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
-        return failed
-    if isinstance(error, web.HTTPNotFound):
-        return problems.NothingThere("nothing is at this path")
-    if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return problems.BatchTooLarge("the body is too large")
-    log.error("a request failed", exc_info=error)
-    return problems.Internal()
-
-
-def _problem_response(error: Exception) -> tuple[web.Response, str]:
-    # In a function of its own: a name for the failure in the frame that caught it would close a cycle through its
-    # traceback, and megabytes of inflated body would wait for the garbage collector.
-    failed = _failure(error)
-    headers = {**failed.headers, hdrs.CONTENT_TYPE: problems.MEDIA_TYPE}
-    return web.Response(status=failed.status, headers=headers, body=failed.document()), failed.code
 
 
 async def _continue_later(_: web.Request) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Struct
 
-from gateway.admission import Admitted, Gate, InFlight
+from gateway.admission import Admitted, Gate, InFlight, head_of
 from gateway.answer import JsonAnswer
 from gateway.decode import Caps, decode
 from gateway.flush import FlushControl
@@ -26,6 +26,7 @@ from gateway.problems import MalformedBody, ServiceUnavailable, SlowDown, Unknow
 from gateway.publish import Sink, Unavailable
 from gateway.releases.decide import Decision, decide
 from gateway.releases.snapshot import SnapshotKeeper
+from gateway.whole_request import Head, Whole
 from schemas.records import BatchHeaders, DeadLetter, Record, batch_record, dead_letter_record
 from schemas.wire import Refusal, Reply
 
@@ -43,7 +44,7 @@ class Taken(Struct, frozen=True):
 
 
 class Ingest:
-    """The handler of `POST /v1/batches`."""
+    """What is at the end of `POST /v1/batches`, on both ways to it."""
 
     def __init__(
         self,
@@ -71,24 +72,39 @@ class Ingest:
         self._dice = dice
 
     async def handle(self, request: web.Request) -> web.Response:
-        """Answer one batch. Raises `RequestFailed`."""
-        try:
-            admitted = self._gate.admit(request)
-        except UnknownKey:
-            admitted = await self._gate.admit_after_all(request)
-        self._keep_to_budget()
+        """Answer a batch that aiohttp reads. Raises `RequestFailed`."""
+        admitted = await self._admitted(head_of(request))
         with self._in_flight.hold() as hold:
             body = await self._gate.read(request, hold)
-            received_at = self._clock()
-            try:
-                taken = self._take(admitted, body, received_at)
-            except MalformedBody as malformed:
-                malformed.forget_frames()
-                await self._publish([_body_letter(admitted, body, received_at, malformed.reason)])
-                raise
-            await self._publish(taken.records)
+            return JsonAnswer(await self._reply(admitted, body))
+
+    async def take(self, request: Whole) -> bytes:
+        """Return the reply to a batch that has come whole. Raises `RequestFailed`."""
+        admitted = await self._admitted(request.head)
+        with self._in_flight.hold() as hold:
+            hold.grow(len(request.body))
+            return await self._reply(admitted, request.body)
+
+    async def _admitted(self, head: Head) -> Admitted:
+        try:
+            admitted = self._gate.admit(head)
+        except UnknownKey:
+            admitted = await self._gate.admit_after_all(head)
+        self._keep_to_budget()
+        return admitted
+
+    async def _reply(self, admitted: Admitted, body: bytes) -> bytes:
+        """Decode, decide, publish and return the reply's JSON."""
+        received_at = self._clock()
+        try:
+            taken = self._take(admitted, body, received_at)
+        except MalformedBody as malformed:
+            malformed.forget_frames()
+            await self._publish([_body_letter(admitted, body, received_at, malformed.reason)])
+            raise
+        await self._publish(taken.records)
         self._metrics.settle(taken.events, taken.refusals)
-        return JsonAnswer(self._reply_to(taken))
+        return self._reply_to(taken)
 
     def _keep_to_budget(self) -> None:
         """Count the request, and refuse it if it is of the share that the budget has no room for. Raises `SlowDown`."""

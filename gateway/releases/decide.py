@@ -17,7 +17,7 @@
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Final
 
@@ -84,18 +84,17 @@ def decide(models: Mapping[str, ModelRules], envelope: Envelope) -> Decision:
 
 def offer_for(rules: ModelRules, model: str, have: Have, envelope: Envelope) -> Told:
     """Say what the device should run of one model, and which arm of which rollout that is."""
-    fitting = [release.release for release in rules.releases if fits(release, model, envelope)]
     rollout = rules.rollout
     if rollout is None:
-        return Told(fitting[0] if fitting else "bundled")
+        return Told(next(_fitting(rules, model, envelope), "bundled"))
     arm = arm_for(rollout, envelope)
     if arm is not None:
-        use = _runnable(arm.use, fitting)
+        use = _runnable(arm.use, rules, model, envelope)
         if rollout.state != "paused" or is_held_out(rollout, arm):
             return Told(use, arm.name, rollout.rollout)
         if use == have.use:
             return Told(use, "", rollout.rollout)
-    return Told(_runnable(rollout.otherwise, fitting, never=tried(rollout)), "", rollout.rollout)
+    return Told(_runnable(rollout.otherwise, rules, model, envelope, never=tried(rollout)), "", rollout.rollout)
 
 
 def arm_for(rollout: Rollout, envelope: Envelope) -> Arm | None:
@@ -177,10 +176,19 @@ def _is_made(hardware: str, wanted: str) -> bool:
     return hardware.startswith(wanted[:-1]) if wanted.endswith("*") else hardware == wanted
 
 
-def _runnable(use: Use, fitting: Sequence[int], never: Collection[Use] = ()) -> Use:
-    if isinstance(use, str) or use in fitting:
+def _fitting(rules: ModelRules, model: str, envelope: Envelope) -> Iterator[int]:
+    """Yield the releases that the device can run, the newest first; each is judged when it is asked for."""
+    return (release.release for release in rules.releases if fits(release, model, envelope))
+
+
+def _runnable(use: Use, rules: ModelRules, model: str, envelope: Envelope, never: Collection[Use] = ()) -> Use:
+    if isinstance(use, str):
         return use
-    return next((release for release in fitting if release < use and release not in never), "bundled")
+    for release in rules.releases:
+        if release.release == use and fits(release, model, envelope):
+            return use
+    older = (release for release in _fitting(rules, model, envelope) if release < use)
+    return next((release for release in older if release not in never), "bundled")
 
 
 def tried(rollout: Rollout) -> set[Use]:

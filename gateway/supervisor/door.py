@@ -13,11 +13,11 @@ from typing import Final
 
 from aiohttp import web
 
-from gateway.problems import MEDIA_TYPE, ServiceUnavailable, spread
+from gateway.answer import problem_answer
+from gateway.front import Front
+from gateway.problems import ServiceUnavailable, spread
 from gateway.supervisor.ports import BACKLOG
 
-# Above the idle time of most load balancers (60 s), so that they and not we end a connection that is used no more.
-IDLE_SECONDS: Final = 75.0
 _MOST_DESCRIPTORS: Final = 16_384
 _KEPT_DESCRIPTORS: Final = 256
 _RETRY_SECONDS: Final = 10.0
@@ -33,12 +33,20 @@ def most_connections() -> int:
 
 
 class Door(web.SockSite):
-    """A site that takes no more connections at a time than told."""
+    """A site that takes no more connections at a time than told. Batches meet `front` first, where there is one."""
 
-    def __init__(self, runner: web.AppRunner, listening: socket.socket, most: int, dice: random.Random) -> None:
+    def __init__(
+        self,
+        runner: web.AppRunner,
+        listening: socket.socket,
+        most: int,
+        dice: random.Random,
+        front: Front | None = None,
+    ) -> None:
         super().__init__(runner, listening, backlog=BACKLOG)
         self._most = most
         self._dice = dice
+        self._front = front
 
     async def start(self) -> None:
         """Accept connections. As `web.SockSite.start`, with our choice of protocol for each."""
@@ -47,10 +55,11 @@ class Door(web.SockSite):
         self._server = await loop.create_server(self._protocol, sock=self._sock, backlog=self._backlog)
 
     def _protocol(self) -> asyncio.BaseProtocol:
-        server = self._runner.server
-        if server is None or len(server.connections) >= self._most:
+        server, front = self._runner.server, self._front
+        met = len(front.connections) if front is not None else 0
+        if server is None or len(server.connections) + met >= self._most:
             return _Full(spread(_RETRY_SECONDS, self._dice.random()))
-        return server()
+        return server() if front is None else front.meet(server)
 
 
 class _Full(asyncio.Protocol):
@@ -61,9 +70,5 @@ class _Full(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if isinstance(transport, asyncio.WriteTransport):
-            document = self._failed.document()
-            headers = {**self._failed.headers, "Content-Type": MEDIA_TYPE, "Content-Length": str(len(document))}
-            lines = [f"HTTP/1.1 {self._failed.status.value} {self._failed.status.phrase}", "Connection: close"]
-            lines += [f"{name}: {value}" for name, value in headers.items()]
-            transport.write("\r\n".join([*lines, "", ""]).encode() + document)
+            transport.write(problem_answer(self._failed, closing=True)[0])
         transport.close()

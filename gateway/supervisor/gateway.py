@@ -12,15 +12,16 @@ from typing import Final
 from aiohttp import web
 
 from consumers.source import SourceError
-from gateway.app import create_app
+from gateway.app import FRONT, create_app
 from gateway.config import Config
 from gateway.fellows import Fellows
+from gateway.front import IDLE_SECONDS
 from gateway.publish import Unavailable
 from gateway.releases.snapshot import SnapshotKeeper
 from gateway.releases.store import Store, StoreError
 from gateway.strangers import connection_log
 from gateway.supervisor.children import CannotGoOn
-from gateway.supervisor.door import IDLE_SECONDS, Door, most_connections
+from gateway.supervisor.door import Door, most_connections
 from gateway.supervisor.drain import Drain
 from gateway.supervisor.log import open_log
 from gateway.supervisor.numbers import numbers_beside
@@ -75,14 +76,16 @@ async def _serve(config: Config, place: Place, leave: asyncio.Event) -> None:
         )
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
-        site = Door(runner, place.listening(), most_connections(), random.Random())  # noqa: S311 - spreads devices
+        front, dice = app[FRONT], random.Random()  # noqa: S311 - spreads devices
+        site = Door(runner, place.listening(), most_connections(), dice, front)
         await site.start()
         if (inner := place.inner()) is not None:
             await web.SockSite(runner, inner).start()
         _settle_memory()
         await leave.wait()
         await site.stop()
-        await drain.finish(config.grace_seconds * _DRAIN_SHARE)
+        within_seconds = config.grace_seconds * _DRAIN_SHARE
+        await asyncio.gather(drain.finish(within_seconds), front.finish(within_seconds))
 
 
 def _settle_memory() -> None:

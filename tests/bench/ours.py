@@ -9,6 +9,7 @@
 import asyncio
 import gc
 import os
+import random
 import signal
 import socket
 import sys
@@ -19,11 +20,12 @@ from typing import Final
 import uvloop
 from aiohttp import web
 
-from gateway.app import create_app
+from gateway.app import FRONT, create_app
 from gateway.config import Config, to_environment
 from gateway.publish import Sink
 from gateway.releases.snapshot import SnapshotKeeper
 from gateway.releases.store import Store
+from gateway.supervisor.door import Door, most_connections
 from gateway.supervisor.gateway import serve_devices
 from gateway.supervisor.workers import Place
 from schemas.records import Record
@@ -82,7 +84,8 @@ async def _serve_without_log(config: Config, listening: socket.socket, leave: as
     app = create_app(config, sink=Nothing(), snapshots=snapshots, store=store)
     runner = web.AppRunner(app, auto_decompress=False, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
-    await web.SockSite(runner, listening).start()
+    dice = random.Random()  # noqa: S311 - no secret
+    await Door(runner, listening, most_connections(), dice, app[FRONT]).start()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     await leave.wait()

@@ -4,6 +4,8 @@ import asyncio
 import base64
 import gzip
 import hashlib
+import random
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -16,13 +18,14 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from consumers.source import EmbeddedSource
-from gateway.app import create_app
+from gateway.app import FRONT, create_app
 from gateway.config import Config
 from gateway.publish.embedded import EmbeddedLog
 from gateway.releases import apps
 from gateway.releases.publish import publish_release
 from gateway.releases.snapshot import SnapshotKeeper
 from gateway.releases.store import Store
+from gateway.supervisor.door import Door
 from schemas import reasons
 from schemas.reading import read_batch
 from schemas.records import DeadLetter, StoredRecord, dead_letter
@@ -103,8 +106,8 @@ async def make_keys(store: Store) -> dict[str, str]:
     return {"known": known, "revoked": revoked, "unknown": "shop.nobody-made-this-key"}
 
 
-@pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
+@pytest.fixture(params=["met by the front", "aiohttp alone"])
+async def gateway(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Gateway]:
     store = Store.open("memory://")
     keys = await make_keys(store)
     snapshots = SnapshotKeeper(store)
@@ -113,12 +116,15 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
     app = create_app(Config(gateway_name="here"), sink=sink, snapshots=snapshots, store=store)
     runner = web.AppRunner(app, auto_decompress=False, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
+    listening = socket.create_server(("127.0.0.1", 0))
+    front = app[FRONT] if request.param == "met by the front" else None
+    await Door(runner, listening, 100, random.Random(1), front).start()  # noqa: S311 - no secret
+    host, port = listening.getsockname()
     source = await EmbeddedSource.open(tmp_path, "reader")
     async with aiohttp.ClientSession(auto_decompress=False) as session:
         yield Gateway(f"http://{host}:{port}", keys, session, source, store, snapshots)
     await source.close()
+    await app[FRONT].finish(5)
     await runner.cleanup()
     await sink.close()
 
