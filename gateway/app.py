@@ -37,6 +37,7 @@ log: Final = logging.getLogger(__name__)
 # What may stand before the application: see `front`.
 FRONT: Final = web.AppKey[Front]("front")
 _CONTROL_SECONDS: Final = 1.0
+_LEAST_CONTROL_SECONDS: Final = 0.02
 
 
 class GatewaySettings(Protocol):
@@ -79,6 +80,7 @@ def create_app(
     dice: random.Random | None = None,
     read_seconds: float = READ_SECONDS,
     pressure: Callable[[], float] = lambda: 0.0,
+    pace: float = 1.0,
     fellows: Fellows | None = None,
     beside: Callable[[], Awaitable[bytes]] | None = None,
 ) -> web.Application:
@@ -87,6 +89,8 @@ def create_app(
     `pressure` says how urgently devices should flush less often: 0 not at all, 1 the sink is nearly full. `fellows` are
     the other workers that answer with this one, where there are any. `beside` returns what `/metrics` shows after all
     of them: the numbers of a process that is no gateway.
+    `pace` is how much faster than this machine's clock the devices live, where they do: the flush budget is in their
+    seconds.
     """
     dice = dice or random.Random()  # noqa: S311 - spreads devices over time; nothing secret hangs on it
     metrics, stalls = Metrics(), Stalls()
@@ -115,7 +119,7 @@ def create_app(
     app = web.Application(middlewares=[Boundary(metrics).middleware])
     app[FRONT] = Front(ingest.take, metrics, in_flight)
     app.cleanup_ctx.append(_beside(stalls.observe))
-    app.cleanup_ctx.append(_beside(lambda: _control(flush, pressure)))
+    app.cleanup_ctx.append(_beside(lambda: _control(flush, pressure, pace)))
     app.add_routes([web.post(BATCHES_PATH, ingest.handle, expect_handler=_continue_later)])
     app.add_routes([web.get("/artifacts/{sha256}", artifacts.handle), web.get("/openapi.json", _openapi())])
     app.add_routes([web.get("/healthz", _healthz), web.get("/readyz", _readyz(sink, snapshots, fellows))])
@@ -159,14 +163,14 @@ def _beside(work: Callable[[], Coroutine[None, None, None]]) -> Callable[[web.Ap
     return run
 
 
-async def _control(flush: FlushControl, pressure: Callable[[], float]) -> None:
+async def _control(flush: FlushControl, pressure: Callable[[], float], pace: float) -> None:
     """Tick the flush control until cancelled."""
     before = time.monotonic()
     while True:
-        await asyncio.sleep(_CONTROL_SECONDS)
+        await asyncio.sleep(max(_CONTROL_SECONDS / pace, _LEAST_CONTROL_SECONDS))
         now = time.monotonic()
         try:
-            flush.tick(now - before, pressure())
+            flush.tick((now - before) * pace, pressure())
         except Exception:  # the loop's boundary: without a tick the policy would stay as it is for ever
             log.exception("the flush control failed")
         before = now

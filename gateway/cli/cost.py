@@ -37,7 +37,7 @@ def register(nouns: Nouns) -> None:
 def _cost(arguments: Namespace) -> int:
     from gateway.releases.costs import bills
 
-    config, prices = configuration(arguments), _prices(arguments.prices)
+    config, prices = configuration(arguments), read_prices(arguments.prices)
     ways = {"identity": arguments.bytes} if arguments.bytes else _ways(arguments, config)
     inline = not arguments.bytes and min(ways.values()) <= config.inline_bytes
     found = bills(prices, arguments.devices, ways, inline=inline)
@@ -62,7 +62,8 @@ def _cost(arguments: Namespace) -> int:
     return 0
 
 
-def _prices(given: Path | None) -> "Prices":
+def read_prices(given: Path | None) -> "Prices":
+    """Read a table of prices, the one that is shipped unless another is given. Raises `CommandError`."""
     import msgspec
 
     from gateway.releases.costs import Prices

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gateway.cli import fleet_defaults, simulate
+from gateway.cli import compare, fleet_defaults, simulate, versus
 from gateway.cli.failures import DONE, FAILED, CommandError, Unreachable
 from gateway.cli.options import Nouns, add_command, add_noun, seconds, whole
 from gateway.cli.printing import note, show, show_table
@@ -22,6 +22,8 @@ def register(nouns: Nouns) -> None:
     """Add the noun and its verbs."""
     verbs = add_noun(nouns, "fleet", "devices without phones: real clients, or simulated ones")
     simulate.register(verbs)
+    compare.register(verbs)
+    versus.register(verbs)
     run = add_command(verbs, "run", _run, "let devices live for a while against a gateway", configured=False)
     run.add_argument("--url", required=True, metavar="U", help="the gateway")
     run.add_argument(

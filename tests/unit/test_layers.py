@@ -11,7 +11,7 @@ import pytest
 ROOT: Final = Path(__file__).resolve().parents[2]
 ROOMS: Final = ("gateway", "consumers", "schemas")
 # The rooms that know both sides: they start the processes and show what came of it.
-BOTH_SIDES: Final = ("gateway/cli/", "gateway/supervisor/", "gateway/demo/", "gateway/doctor.py")
+BOTH_SIDES: Final = ("gateway/cli/", "gateway/supervisor/", "gateway/demo/", "gateway/rehearsal/", "gateway/doctor.py")
 PURE: Final = (
     "gateway/decode.py",
     "gateway/flush.py",

@@ -45,14 +45,17 @@ class Device:
         connector: aiohttp.BaseConnector,
         meter: Meter,
         tally: Tally,
+        witness: aiohttp.ClientMiddlewareType | None = None,
     ) -> None:
+        """`witness` stands between the client and the radio, and sees what is asked of it."""
         self.phone = phone
         self.why_unsettled = ""
         self._install = install
         self._directory = directory
         self._tally = tally
         self._connector = connector
-        self._radio = Radio(meter, Random(f"radio {directory}"), has_percent_bug=phone.has_percent_bug)  # noqa: S311
+        self.radio = Radio(meter, Random(f"radio {directory}"), has_percent_bug=phone.has_percent_bug)  # noqa: S311
+        self._middlewares = (self.radio,) if witness is None else (witness, self.radio)
         start_ms = calendar.device_ms + int(phone.clock_error_seconds * 1000)
         self._clock: Clock = ScaledClock(calendar.rate, start_ms)
         self._open = AsyncExitStack()
@@ -60,12 +63,12 @@ class Device:
     async def open(self, seed: int) -> Self:
         """Open the client; a directory used before is gone on with."""
         # A session of its own costs little and carries the radio; the connections are everyone's.
-        session = aiohttp.ClientSession(connector=self._connector, connector_owner=False, middlewares=(self._radio,))
+        session = aiohttp.ClientSession(connector=self._connector, connector_owner=False, middlewares=self._middlewares)
         await self._open.enter_async_context(session)
-        self._client = await self._open.enter_async_context(self._make_client(session, seed))
+        self.client = await self._open.enter_async_context(self._make_client(session, seed))
         # What it has produced so far is part of the seed, so that a life that goes on does not repeat itself.
-        dice = Random(f"life {seed} {self.phone.index} {self._client.ledger.produced}")  # noqa: S311 - a seeded draw
-        self._life = Life(self.phone, self._client, self._radio, self._clock, dice, self._tally)
+        dice = Random(f"life {seed} {self.phone.index} {self.client.ledger.produced}")  # noqa: S311 - a seeded draw
+        self._life = Life(self.phone, self.client, self.radio, self._clock, dice, self._tally)
         return self
 
     async def close(self) -> None:
@@ -81,13 +84,13 @@ class Device:
 
         What is left undone after that many of the device's seconds stays in `why_unsettled`.
         """
-        self._radio.online = True
+        self.radio.online = True
         until = self._clock.monotonic() + patience_seconds
-        contact_ms = self._client.status().contact_ms
+        contact_ms = self.client.status().contact_ms
         right = right_release(self.phone.sdk) if right_release else None
-        await self._client.foreground()
+        await self.client.foreground()
         while True:
-            await self._client.flush()
+            await self.client.flush()
             self.why_unsettled = self._unsettled(contact_ms, right)
             if not self.why_unsettled or self._clock.monotonic() > until:
                 return
@@ -95,7 +98,7 @@ class Device:
 
     def report(self) -> DeviceReport:
         """Say what runs and what waits."""
-        status = self._client.status()
+        status = self.client.status()
         return DeviceReport(
             device=status.device,
             sdk=self.phone.sdk,
@@ -109,7 +112,7 @@ class Device:
         )
 
     def _unsettled(self, contact_before_ms: int, right_release: int | None) -> str:
-        status = self._client.status()
+        status = self.client.status()
         model = status.models[MODEL]
         if status.contact_ms == contact_before_ms:
             return "the gateway has not answered"

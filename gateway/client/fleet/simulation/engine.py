@@ -97,18 +97,19 @@ class Fleet:
         learned = self.learned_at[np.isfinite(self.learned_at) & np.isfinite(used)]
         tallies.learned.add(learned - workload.published_seconds)
         trial = everyone[self.on_trial]
-        stopped = np.full(len(trial), workload.stopped_seconds)
         told = np.minimum(self.told_at[trial], workload.seconds)
         tallies.running_stopped += len(trial)
-        tallies.stopped_decisions += int(
-            (self._decisions_until(trial, told) - self._decisions_until(trial, stopped)).sum()
-        )
+        tallies.stopped_decisions += int(self.decided(trial, workload.stopped_seconds, told).sum())
 
     def queued(self, device: Ints) -> Ints:
         """Return how many events wait on each device, the frozen ones among them."""
         frozen = np.where(self._frozen[device], self._frozen_to[device] - self._frozen_from[device], 0)
         waiting: Ints = self._tail[device] - self._head[device] + frozen
         return waiting
+
+    def decided(self, device: Ints, since: float, until: Floats) -> Ints:
+        """Return how many decisions each device made after one moment, up to another."""
+        return self._decisions_until(device, until) - self._decisions_until(device, np.full(len(device), since))
 
     def _step(self, live: Ints) -> None:
         at = self._at[:, live]

@@ -1,0 +1,148 @@
+"""A real client that lives one of the simulation's lives: launched, asked and left at the moments of the script."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from math import inf
+from random import Random
+from typing import Final
+
+from msgspec import Struct, field
+
+from gateway.client.client import Client, Predicted
+from gateway.client.fleet.device import Device
+from gateway.client.fleet.shoppers import (
+    DISMISSED,
+    MODEL,
+    PRICE,
+    PURCHASED,
+    Moment,
+    first_moment,
+    next_moment,
+    purchase_probability,
+)
+from gateway.client.fleet.simulation.workload import Lives
+
+_ANSWER_SECONDS: Final = 15.0
+
+
+@dataclass(frozen=True)
+class Session:
+    """From a launch to the moment in which the app is left."""
+
+    launched: float
+    left: float
+    online: bool
+    decided: list[float]
+
+
+class Acted(Struct):
+    """What one device did, and when: its requests, its decisions by the release that made them and how late they were,
+    when it knew the new catalogue and when it first ran the release on trial (infinity: never)."""
+
+    sent: list[float] = field(default_factory=list)
+    refused: int = 0
+    answer_seconds: list[float] = field(default_factory=list)
+    decided: dict[int, list[float]] = field(default_factory=dict)
+    late_seconds: list[float] = field(default_factory=list)
+    knew_at: float = inf
+    ran_at: float = inf
+
+
+class Stage:
+    """The time of the rehearsal, the same in every process."""
+
+    def __init__(self, began: float, pace: float, wall: Callable[[], float]) -> None:
+        self._began, self._pace, self._wall = began, pace, wall
+
+    def now(self) -> float:
+        """Return the device seconds since the beginning."""
+        return (self._wall() - self._began) * self._pace
+
+    async def until(self, moment: float) -> None:
+        """Wait for a moment in device seconds; one that is over is not waited for."""
+        left = moment - self.now()
+        if left > 0:
+            await asyncio.sleep(left / self._pace)
+
+
+def sessions_of(lives: Lives, device: int) -> Iterator[Session]:
+    """Yield one device's sessions in order."""
+    for number in range(lives.first_session[device], lives.first_session[device + 1]):
+        decisions = slice(lives.first_decision[number], lives.first_decision[number + 1])
+        yield Session(
+            launched=float(lives.launched[number]),
+            left=float(lives.left[number]),
+            online=bool(lives.online[number]),
+            decided=lives.decided[decisions].tolist(),
+        )
+
+
+class Actor:
+    """One device and its script; `news` is the number of the catalogue to look for, `trial` the release."""
+
+    news: Final = 2
+    trial: Final = 2
+
+    def __init__(self, device: Device, script: Iterator[Session], stage: Stage, dice: Random) -> None:
+        self.acted = Acted()
+        self._device, self._script, self._stage, self._dice = device, script, stage, dice
+
+    async def act(self) -> None:
+        """Live to the end of the script."""
+        client = self._device.client
+        for session in self._script:
+            await self._stage.until(session.launched)
+            self._device.radio.online = session.online
+            async with asyncio.TaskGroup() as beside:
+                beside.create_task(client.foreground())
+                await self._use(client, session)
+            await client.background()
+            self._look()
+
+    def _look(self) -> None:
+        """Note what the device has learned by now."""
+        acted = self.acted
+        if acted.knew_at < inf and acted.ran_at < inf:
+            return
+        model, now = self._device.client.status().models[MODEL], self._stage.now()
+        if model.catalogue >= self.news:
+            acted.knew_at = min(acted.knew_at, now)
+        if model.release == self.trial:
+            acted.ran_at = min(acted.ran_at, now)
+
+    async def _use(self, client: Client, session: Session) -> None:
+        moment = first_moment(self._dice)
+        for at, following in pairwise([*session.decided, session.left]):
+            await self._until(at)
+            self._look()
+            predicted = client.predict(MODEL, moment._asdict())
+            self.acted.decided.setdefault(predicted.release, []).append(self._stage.now())
+            # The user answers before anything else happens, as in the simulation.
+            await self._stage.until(min(at + _ANSWER_SECONDS, (at + following) / 2))
+            self._answer(client, predicted, moment)
+            moment = next_moment(moment, self._dice)
+        await self._stage.until(session.left)
+
+    async def _until(self, moment: float) -> None:
+        await self._stage.until(moment)
+        self.acted.late_seconds.append(self._stage.now() - moment)
+
+    def _answer(self, client: Client, predicted: Predicted, moment: Moment) -> None:
+        bought = self._dice.random() < purchase_probability(moment)
+        label, value = (PURCHASED, PRICE) if bought else (DISMISSED, 0.0)
+        client.outcome(predicted.id, MODEL, label.lower(), value)
+
+
+async def each(count: int, do: Callable[[int], Awaitable[object]], at_once: int) -> None:
+    """Do something for every number below a count, so many at a time."""
+    room = asyncio.Semaphore(at_once)
+
+    async def one(number: int) -> None:
+        async with room:
+            await do(number)
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(count):
+            tasks.create_task(one(number))

@@ -1,0 +1,125 @@
+"""The simulation of a rehearsal: the same lives, the same moments, the same flush control.
+
+* In the simulation an answer takes no time. Here it takes what answers took in the rehearsal, which at a fast clock is
+  a while: so it is added to the moments at which devices hear of something.
+* Run a few times with other dice (lost requests, jitter, who is refused), to see how much of a difference is chance.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from gateway.client.fleet.simulation.engine import Fleet
+from gateway.client.fleet.simulation.gateways import Answers, SteadyGateway
+from gateway.client.fleet.simulation.outage import control_of, smooth
+from gateway.client.fleet.simulation.policies import Policy
+from gateway.client.fleet.simulation.tallies import RATE_BIN_SECONDS, Tallies
+from gateway.client.fleet.simulation.workload import Flags, Floats, Lives
+from gateway.flush import FlushControl
+from gateway.rehearsal.figures import STEADY_BINS, Figures, Trace, figures
+from gateway.rehearsal.plan import Moments, Plan, workload_at
+
+DRAWS: Final = 5
+_TICK_SECONDS: Final = 30.0
+
+
+def steady_rate(plan: Plan, policy: Policy) -> Floats:
+    """Return the requests per second, minute by minute, if nothing happened but the rollout."""
+    lives, moments = plan.lives(), plan.moments
+    calm = Moments(moments.published, moments.stopped, plan.seconds, plan.seconds)
+    rates = [_lived(plan, lives, policy, calm, 0.0, draw, [0.0])[0].requests for draw in range(DRAWS)]
+    steady: Floats = np.maximum(smooth(np.sum(rates, axis=0), STEADY_BINS) / DRAWS / RATE_BIN_SECONDS, 1e-9)
+    return steady
+
+
+def predict(
+    plan: Plan, policy: Policy, moments: Moments, steady: Floats, budget: float, answers: Sequence[float]
+) -> list[Figures]:
+    """Return what to expect of what happened at these moments, once for each draw of the dice.
+
+    `answers` are the device seconds that answers took.
+    """
+    lives = plan.lives()
+    return [
+        figures(plan, lives, moments, steady, *_lived(plan, lives, policy, moments, budget, draw, answers))
+        for draw in range(DRAWS)
+    ]
+
+
+def _lived(
+    plan: Plan,
+    lives: Lives,
+    policy: Policy,
+    moments: Moments,
+    budget: float,
+    draw: int,
+    answers: Sequence[float],
+) -> tuple[Trace, int, int]:
+    workload = workload_at(plan, moments)
+    tallies, dice = Tallies(workload), np.random.default_rng([plan.seed, draw, 5])
+    gateway = _Gateway(policy, moments, budget, dice)
+    fleet = Fleet(lives, workload, policy, gateway, tallies, dice)
+    fleet.on_trial[:] = plan.on_trial()
+    if budget:
+        for now in np.arange(_TICK_SECONDS, workload.seconds, _TICK_SECONDS).tolist():
+            fleet.advance(now)
+            gateway.tick(now)
+    fleet.advance(workload.seconds)
+    fleet.finish()
+    everyone = np.arange(lives.devices)
+    learned_at = fleet.learned_at + dice.choice(answers, lives.devices)
+    told_at = fleet.told_at + dice.choice(answers, lives.devices)
+    runs = fleet.on_trial & (learned_at < moments.stopped)
+    told = np.where(runs, np.minimum(told_at, plan.seconds), moments.stopped)
+    stopped = fleet.decided(everyone, moments.stopped, told).sum() / max(1, runs.sum())
+    trace = Trace(
+        requests=tallies.rates.settle()[: int(workload.seconds / RATE_BIN_SECONDS)].astype(np.float64),
+        learned_at=learned_at,
+        stopped_decisions=float(stopped),
+        refused=gateway.refused,
+        told_seconds_most=gateway.told_seconds_most,
+    )
+    return trace, tallies.dropped, 0
+
+
+class _Gateway:
+    """Takes what comes but while it is dead, shortens the lease of devices on trial, and keeps to its budget."""
+
+    def __init__(self, policy: Policy, moments: Moments, budget: float, dice: np.random.Generator) -> None:
+        self.refused = 0
+        self.told_seconds_most = policy.seconds
+        self._steady, self._moments, self._budget, self._dice = SteadyGateway(policy), moments, budget, dice
+        self._control = control_of(policy, budget)
+        self._was_dead = False
+
+    def tick(self, now: float) -> None:
+        """Let the control see what came; one that was started again knows nothing of before."""
+        if self._moments.killed <= now < self._moments.back:
+            self._was_dead = True
+            return
+        if self._was_dead:
+            self._control, self._was_dead = control_of(self._steady.policy, self._budget), False
+        self._control.tick(_TICK_SECONDS)
+        self.told_seconds_most = max(self.told_seconds_most, self._control.everyone.seconds)
+
+    def answer(self, at: Floats, on_trial: Flags) -> Answers:
+        """Answer as the policy of the moment says."""
+        moments, control = self._moments, self._control
+        tried = on_trial & (at >= moments.published) & (at < moments.stopped)
+        answers = self._steady.answer(at, tried)
+        alive = (at < moments.killed) | (at >= moments.back)
+        refused = alive & (self._dice.random(len(at)) < control.refused_share)
+        answers.taken[:] = alive & ~refused
+        answers.retry_after_seconds[refused] = control.wait_seconds * (1.0 + self._dice.random(int(refused.sum())))
+        stretch = control.everyone.seconds / self._steady.policy.seconds
+        answers.events[:] = control.everyone.events
+        answers.seconds[:] = control.everyone.seconds
+        answers.lease_seconds[:] = np.minimum(answers.lease_seconds * stretch, control.everyone.lease_seconds)
+        self._count(control, int(alive.sum()), int(refused.sum()))
+        return answers
+
+    def _count(self, control: FlushControl, came: int, refused: int) -> None:
+        control.arrived += came
+        control.refused += refused
+        self.refused += refused
