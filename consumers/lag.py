@@ -68,6 +68,17 @@ def file_lags(directory: Path, consumer: str) -> list[Lag]:
     return found
 
 
+def file_bytes(directory: Path) -> int:
+    """Return what the records of an embedded log take on the disk; 0 where there is none. Raises `SourceError`."""
+    log = LogFile(directory)
+    try:
+        return log.held_bytes() if log.path.exists() else 0
+    except (sqlite3.Error, OSError) as error:
+        raise SourceError(f"{directory}: {error}") from error
+    finally:
+        log.drop()
+
+
 class KafkaLags:
     """Looks at a group's offsets on some topics. Made by `open`; methods raise KafkaError, OSError or `Recreated`."""
 

@@ -47,6 +47,14 @@ class LogFile:
         row = self._one("SELECT seq FROM sqlite_sequence WHERE name = ?", topic)
         return int(row[0]) if row else 0
 
+    def held_bytes(self) -> int:
+        """Return what the records take: the file less what is free in it, which never shrinks."""
+        (held,) = self._one(
+            "SELECT (page_count - freelist_count) * page_size"
+            " FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
+        )
+        return int(held)
+
     def select(self, topic: str, first: int, max_records: int, max_bytes: int) -> list[StoredRecord]:
         """Return records from `first` on, in order, at least one if there is any; the topic must be a known one."""
         query = f"SELECT number - 1, key, headers, value FROM {topic} WHERE number > ? ORDER BY number LIMIT ?"  # noqa: S608

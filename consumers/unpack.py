@@ -141,7 +141,8 @@ class Unpacker:
                 await producer.start()  # from here on nobody else adds to this partition's events
                 await self._unpack(producer, stop)
             except (KafkaError, SourceError, OSError) as error:
-                _log.warning("batches/%d: unpacking starts again: %r", self._partition, error)
+                level = logging.DEBUG if self.progress.broken else logging.WARNING
+                _log.log(level, "batches/%d: unpacking starts again: %r", self._partition, error)
                 self._tell(retries=self.progress.retries + 1, trouble=repr(error), broken="log")
                 await until(stop, _RETRY_SECONDS)
             finally:
@@ -152,6 +153,8 @@ class Unpacker:
     async def _unpack(self, producer: AIOKafkaProducer, stop: asyncio.Event) -> None:
         next_offset = await self._source.position(BATCHES, self._partition)
         await self._look_back(next_offset)
+        if self.progress.broken:
+            _log.warning("batches/%d: unpacking goes on", self._partition)
         # A partition that is at its end already says so, too.
         self._tell(next_offset=next_offset, trouble="", broken="")
         while not stop.is_set():

@@ -80,6 +80,7 @@ async def examine(config: Config) -> AsyncIterator[Finding]:
         _gateway,
         _clickhouse,
         _asking,
+        _spool,
         _warehouse,
         _unpack,
         _retention,
@@ -301,14 +302,20 @@ async def _asking(config: Config) -> Finding:
     return Finding("sql", "ok", f"{user} asks, who may not write")
 
 
+async def _spool(config: Config) -> Finding:
+    return _behind("spool", await behind.spool_behind(config))
+
+
 async def _warehouse(config: Config) -> Finding:
-    found = await behind.warehouse_behind(config)
-    return Finding("warehouse", found.state, found.text, found.advice, lags=found.lags)
+    return _behind("warehouse", await behind.warehouse_behind(config))
 
 
 async def _unpack(config: Config) -> Finding:
-    found = await behind.unpack_behind(config)
-    return Finding("unpack", found.state, found.text, found.advice, lags=found.lags)
+    return _behind("unpack", await behind.unpack_behind(config))
+
+
+def _behind(part: str, found: behind.Behind) -> Finding:
+    return Finding(part, found.state, found.text, found.advice, lags=found.lags)
 
 
 async def _retention(config: Config) -> Finding:

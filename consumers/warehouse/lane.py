@@ -91,7 +91,9 @@ class LaneConsumer:
     async def _wait(self, failures: int, reason: Exception, stop: asyncio.Event) -> None:
         longest = min(self._settings.backoff_seconds * 2.0 ** min(failures - 1, 30), self._settings.backoff_max_seconds)
         seconds = longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, guards nothing
-        _log.warning("%s: trying again in %.1f s: %s", self._lane, seconds, reason)
+        # Said once an outage: every lane of every consumer tries again every few seconds.
+        level = logging.WARNING if failures == 1 else logging.DEBUG
+        _log.log(level, "%s: trying again in %.1f s: %s", self._lane, seconds, reason)
         broken = "log" if isinstance(reason, (SourceError, LogBehind)) else "warehouse"
         self._tell(retries=self.progress.retries + 1, trouble=str(reason), broken=broken)
         await until(stop, seconds)
@@ -204,6 +206,8 @@ class LaneConsumer:
 
     async def _tell_lag(self, next_offset: int) -> None:
         end = await self._source.end(self._lane.topic, self._lane.partition)
+        if self.progress.broken:
+            _log.warning("%s: goes on", self._lane)
         self._tell(next_offset=next_offset, lag=max(end - next_offset, 0), trouble="", broken="")
 
     def _tell(self, **changes: int | str) -> None:

@@ -104,7 +104,8 @@ def _print_loss(arguments: Namespace, found: "LossReport") -> None:
         for each in found.days
     ]
     title = "produced = stored + refused + dropped + waiting on the devices"
-    show_table(arguments, columns, days, "nothing came in these days", title)
+    nothing = "no device that keeps a ledger sent anything in these days"
+    show_table(arguments, columns, days, nothing, title)
     sys.stdout.write(f"\n{found.waiting} events wait on {found.devices} devices\n")
     if found.without_ledger:
         count, events = found.without_ledger, found.unaccounted
@@ -117,8 +118,8 @@ def _print_loss(arguments: Namespace, found: "LossReport") -> None:
         ]
         sys.stdout.write("\n")
         show_table(arguments, wrong, rows, title="Devices that do not add up")
-    else:
-        note("every device adds up")
+    elif found.devices:
+        note("every device that keeps a ledger adds up")
 
 
 def _reasons(dropped: dict[str, int]) -> str:

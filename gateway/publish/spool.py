@@ -32,6 +32,8 @@ from schemas.records import Record
 
 _log = logging.getLogger(__name__)
 
+# Beneath the spool's directory: what Kafka will never take.
+ASIDE: Final = "aside"
 _CLOSED_RETRY_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 0.5
 _PAUSE_SECONDS: Final = 1.0
@@ -120,7 +122,7 @@ class Spool(Sink):
             try:
                 reader = await open_reader(directory, CONSUMER)
                 drain = await Drain.open(reader, kafka, settings.drain_records_per_second)
-                aside = Aside(directory / "aside", settings.stuck_seconds)
+                aside = Aside(directory / ASIDE, settings.stuck_seconds)
                 return cls(kafka, log, drain, lock, aside, empty=await drain.left() == 0)
             except BaseException:
                 os.close(lock)

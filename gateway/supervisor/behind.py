@@ -13,19 +13,23 @@ from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from msgspec import Struct
 
 from consumers.kafka_fetch import Recreated
-from consumers.lag import KafkaLags, Lag, file_lags
+from consumers.lag import KafkaLags, Lag, file_bytes, file_lags
 from consumers.source import SourceError
 from gateway.config import Config
+from gateway.publish.spool import ASIDE
+from gateway.publish.spool_drain import CONSUMER as DRAIN
 from gateway.supervisor import runfile
 from gateway.supervisor.log import WAREHOUSE
 from gateway.supervisor.unpack import UNPACK
 from gateway.supervisor.warehouse import known_group_of
+from gateway.supervisor.workers import share_of, spools
 from schemas.topics import BATCHES, TOPICS
 
 _LOOK_SECONDS: Final = 8.0
 _ASK_SECONDS: Final = 2.0
 # Of Kafka's retention: whoever is further behind loses records unless somebody acts soon.
 _NEAR_THE_END: Final = 0.5
+_NEARLY_FULL: Final = 0.5
 
 
 class Behind(Struct, frozen=True):
@@ -54,6 +58,30 @@ async def unpack_behind(config: Config) -> Behind:
     found = await _of_kafka(config, UNPACK, [BATCHES], "")
     nobody = found.lags and not any(lag.known for lag in found.lags)
     return Behind("ok", "not used: nobody unpacks") if nobody else found
+
+
+async def spool_behind(config: Config) -> Behind:
+    """Say what of the gateways here waits for Kafka, and what Kafka would not take."""
+    if config.kafka is None or config.spool == "off":
+        return Behind("ok", "not used")
+    lags, full, aside = [], 0.0, 0
+    for directory in spools(config.directory).values():
+        try:
+            lags += await asyncio.to_thread(file_lags, directory, DRAIN)
+            held_bytes = await asyncio.to_thread(file_bytes, directory)
+        except SourceError as error:
+            return Behind("fail", f"a spool cannot be read: {error}", "see data and disk")
+        full = max(full, held_bytes / share_of(config).spool_max_bytes)
+        aside += sum(1 for _ in (directory / ASIDE).glob("*.json"))
+    text = _waiting(lags) + (f"; {full:.0%} full" if lags else "")
+    if aside:
+        advice = f"they stand whole under {config.directory}: raise the limit of their topic, and see `dead-letters`"
+        return Behind("warn", f"{text}; {aside} records were too large for Kafka and are put aside", advice, lags)
+    if full > _NEARLY_FULL:
+        return Behind("fail", text, "bring Kafka back, or raise spool_max_bytes: a full spool answers 503", lags)
+    if max(map(_age_seconds, lags), default=0.0) > config.lag_warn_seconds:
+        return Behind("warn", text, "see kafka", lags)
+    return Behind("ok", text, "", lags)
 
 
 async def _of_file(config: Config) -> Behind:

@@ -41,7 +41,7 @@ async def showing(standing: Standing, config: Config, held: socket.socket | None
     try:
         await web.SockSite(runner, listening).start()
         if held is None:
-            _log.warning("numbers at %s/metrics", url_of(listening))
+            _log.info("numbers at %s/metrics", url_of(listening))
         yield
     finally:
         await runner.cleanup()

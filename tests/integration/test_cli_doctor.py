@@ -2,12 +2,18 @@
 
 import asyncio
 import json
+import uuid
 from pathlib import Path
 
 import pytest
 
 from gateway.cli import main
+from gateway.config import Config
+from gateway.publish.embedded import EmbeddedLog
 from gateway.publish.kafka_topics import ensure_topics
+from gateway.publish.spool import ASIDE
+from gateway.supervisor.behind import spool_behind
+from schemas.records import BatchHeaders, batch_record
 from schemas.topics import TOPICS
 from tests.kafka_fixtures import Kafka
 
@@ -32,6 +38,7 @@ def test_nothing_running_is_a_warning_and_changes_nothing(tmp_path: Path, capsys
         "gateway": "warn",
         "clickhouse": "warn",
         "sql": "ok",
+        "spool": "ok",
         "warehouse": "warn",
         "unpack": "ok",
         "retention": "ok",
@@ -93,6 +100,25 @@ def test_brokers_that_do_not_answer_are_a_failure(tmp_path: Path, capsys: pytest
     assert found["state"] == "fail"
     assert "127.0.0.1:1" in found["text"]
     assert "batches go to the spool" in found["advice"]
+
+
+async def test_a_spool_that_waits_for_kafka_is_told_of_and_what_was_put_aside(tmp_path: Path) -> None:
+    config = Config(data=str(tmp_path), kafka_bootstrap="127.0.0.1:1", lag_warn_seconds=60, spool_max_bytes=8 << 20)
+    assert (await spool_behind(config)).text == "nothing waits"
+    log = await EmbeddedLog.open(tmp_path / "spool", max_bytes=1 << 30, max_pending_bytes=1 << 26)
+    about = BatchHeaders(
+        app="shop", content_encoding="identity", received_at=1, gateway="gw", batch=str(uuid.UUID(int=1)), events=0
+    )
+    await log.publish([batch_record(str(uuid.UUID(int=2)), b"{}", about)] * 3)
+    found = await spool_behind(config)
+    assert found.state == "warn"
+    assert found.text.startswith("3 records wait, the oldest for ")
+    await log.publish([batch_record(str(uuid.UUID(int=2)), b"x" * 100_000, about)] * 50)
+    assert (await spool_behind(config)).state == "fail"
+    await log.close()
+    (tmp_path / "spool" / ASIDE).mkdir()
+    (tmp_path / "spool" / ASIDE / "batches-1.json").write_bytes(b"x")
+    assert "1 records were too large for Kafka" in (await spool_behind(config)).text
 
 
 @pytest.mark.parametrize(("days", "hours", "said"), [(29, 168, "not recognised"), (60, 24 * 61, "expires as it is")])
