@@ -189,13 +189,13 @@ class Config(KafkaKeys, frozen=True, kw_only=True):
         int, Meta(ge=0, le=65_535, description="the embedded server's port on 127.0.0.1; 0: any free one")
     ] = 0
 
-    warehouse_range_records: Annotated[int, Meta(ge=1, le=100_000, description="the most records in one insert")] = 2000
+    warehouse_range_records: Annotated[int, Meta(ge=1, le=100_000, description="the most records in one insert")] = 4000
     warehouse_range_events: Annotated[int, Meta(ge=1, le=1_000_000, description="the most events in one insert")] = (
         200_000
     )
     warehouse_range_bytes: Annotated[
         int, Meta(ge=64 * KIB, le=GIB, description="the most bytes in one insert, as read and inflated")
-    ] = 16 * MIB
+    ] = 32 * MIB
     warehouse_poll_seconds: Annotated[
         float, Meta(ge=0.01, le=60, description="how long the warehouse consumer waits when the log has nothing new")
     ] = 0.2
