@@ -1,8 +1,15 @@
-"""What all tests share: the Kafka broker of this run, and how they are spread over processes."""
+"""What all tests share: the Kafka broker of this run, its ClickHouse's name, and how they are spread over processes."""
+
+import os
 
 import pytest
 
 pytest_plugins = ["tests.kafka_fixtures"]
+
+
+def pytest_report_header() -> str:
+    given = os.environ.get("CLICKHOUSE_URL")
+    return f"clickhouse: CLICKHOUSE_URL={given}" if given else "clickhouse: the embedded server, started here"
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks

@@ -1,6 +1,7 @@
-"""A real embedded ClickHouse for the whole test run, an own database for each test, and batches to put on a log."""
+"""A real ClickHouse for the whole run (embedded, or `CLICKHOUSE_URL`), an own database for each test, and batches."""
 
 import asyncio
+import os
 import random
 import signal
 import subprocess
@@ -103,8 +104,28 @@ class Server:
         return await clickhouse_server.connect(self.url, clickhouse_server.ADMIN, password, database)
 
 
+class Given:
+    """A server that somebody else runs, in `CLICKHOUSE_URL`: what needs one that is ours is skipped."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    async def connect(self, database: str) -> AsyncClient:
+        """Return a client of the user in `CLICKHOUSE_USER`, who may make and drop databases."""
+        user, password = os.environ.get("CLICKHOUSE_USER", "default"), os.environ.get("CLICKHOUSE_PASSWORD", "")
+        return await clickhouse_server.connect(self.url, user, password, database)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        pytest.skip(f"this needs the embedded server's {name}, and CLICKHOUSE_URL is set")
+
+
 @pytest.fixture(scope="session")
-def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server | Given]:
+    if given := os.environ.get("CLICKHOUSE_URL"):
+        yield Given(given)
+        return
     server = Server(tmp_path_factory.mktemp("clickhouse"))
     server.start()
     yield server
@@ -120,7 +141,7 @@ def new_clickhouse(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-async def warehouse_client(clickhouse: Server) -> AsyncIterator[AsyncClient]:
+async def warehouse_client(clickhouse: Server | Given) -> AsyncIterator[AsyncClient]:
     """A client whose database is this test's own and does not exist yet."""
     client = await clickhouse.connect(f"test_{uuid.uuid4().hex}")
     yield client
