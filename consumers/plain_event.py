@@ -3,6 +3,7 @@
 * Names are those of the warehouse's table. A field that is absent has its default, as on the wire.
 * (app, device, batch, index) is the event's identity: a batch that a device sent again gives the same again. Devices
   choose the batch's id, so by itself it identifies nothing.
+* (seq, index) is its place among its device's events, whichever way they came.
 * The event's own JSON is encoded once and spliced behind the batch's: 3 microseconds an event.
 """
 
@@ -24,6 +25,7 @@ class Context(Struct, frozen=True, omit_defaults=True):
     app: str
     device: str
     batch: str
+    seq: int
     received_at: int
     gateway: str
     sdk: str
@@ -51,6 +53,7 @@ def plain_events(record: StoredRecord) -> list[bytes]:
         app=about.app,
         device=batch.device,
         batch=batch.batch,
+        seq=batch.seq,
         received_at=about.received_at,
         gateway=about.gateway,
         sdk=batch.sdk,

@@ -4,6 +4,9 @@
   disk fails makes it `Unavailable`, and only while Kafka does not take the batch either.
 * **In order**: while anything is in the spool, new batches go behind it. When only a moment's worth is left, new ones
   wait that moment, the rest is moved, and Kafka is written directly again; so the drain ends under any load.
+* **Of one gateway only**: a device that is balanced to another gateway, or worker, while this one spools, overtakes
+  what waits here. Nothing of ours counts on the order: copies of a batch are told apart by their places, a device's
+  newest state and its ledger by `seq`, outcomes find their predictions by id. Readers of `events` sort by `seq`.
 * **A few twice, none lost**: a publish that timed out may be on Kafka and is in the spool as well; a crash while
   draining sends its last group again. Consumers keep one of each batch and letter.
 * **A record too large for its topic** (whose limit was lowered while it waited) holds up the others for a while, in

@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 from clickhouse_connect.driver.asyncclient import AsyncClient
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from consumers.kafka import KafkaSource, KafkaSourceSettings
+from consumers.lag import KafkaLags
 from consumers.warehouse import WarehouseSettings, run
 from gateway.publish.kafka import KafkaSink, KafkaSinkSettings
 from gateway.publish.kafka_topics import ensure_topics
 from schemas.kafka import KafkaSettings
+from schemas.partition import partition_of
 from schemas.topics import BATCHES, DEAD_LETTERS, TOPICS
 from tests.kafka_fixtures import Kafka
 from tests.warehouse_steps import Crash, Fuse, finish
@@ -64,6 +66,40 @@ async def test_consumers_that_take_turns_store_every_event_once(
     counted = await warehouse_client.query("SELECT count(), uniqExact(batch, index) FROM events")
     assert list(counted.result_rows) == [(4 * BATCHES_SENT, 4 * BATCHES_SENT)]
     assert await stored(warehouse_client) == BATCHES_SENT
+
+
+async def test_a_batch_sent_again_is_recognised_after_partitions_were_added_and_out_of_order(
+    kafka: Kafka, warehouse_client: AsyncClient, make_batch: Callable[..., Any], each_once: Any
+) -> None:
+    if kafka.kind == "tansu":
+        pytest.skip("Tansu does not change topics")
+    settings = kafka.settings()
+    devices = [str(uuid.UUID(int=number)) for number in range(12)]
+    sent = [make_batch(events=2, device=device, seq=seq) for device in devices for seq in (1, 2, 3)]
+    sink = await KafkaSink.open(settings, kafka.topics(1), KafkaSinkSettings(), wait_seconds=30)
+    await sink.publish(sent[::-1])  # as from a spool whose gateway others overtook
+    await sink.close()
+    await consume_until(settings, warehouse_client, lambda count: count == len(sent))
+    admin = AIOKafkaAdminClient(**settings.client_options())
+    await admin.start()
+    await admin.create_partitions({settings.topic(topic): NewPartitions(4) for topic in TOPICS})
+    await admin.close()
+    assert {partition_of(device.encode(), 4) for device in devices} == {0, 1, 2, 3}
+    sink = await KafkaSink.open(settings, kafka.topics(4), KafkaSinkSettings(), wait_seconds=30)
+    await sink.publish([*sent, *(make_batch(events=2, device=device, seq=4) for device in devices), *sent])
+    await sink.close()
+    source = await KafkaSource.open(settings, "warehouse", settings=KafkaSourceSettings(session_seconds=6))
+    lags = await KafkaLags.open(settings, "warehouse", TOPICS)
+    stop = asyncio.Event()
+    task = asyncio.create_task(run(source, warehouse_client, SMALL, stop))
+    async with asyncio.timeout(60):
+        while any(lag.records for lag in await lags.look()):  # noqa: ASYNC110 - brokers are asked
+            await asyncio.sleep(0.05)
+    stop.set()
+    await task
+    await lags.close()
+    await source.close()
+    assert await each_once(warehouse_client) == (48, 96)
 
 
 async def test_a_batch_half_written_when_another_topic_is_made_again_is_written_to_its_end(

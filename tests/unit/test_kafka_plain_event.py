@@ -65,6 +65,7 @@ def test_every_event_carries_what_its_batch_says_once(stored: Callable[..., Stor
     prediction, outcome, model = (msgspec.json.decode(event) for event in plain_events(stored()))
     assert prediction == {
         "app": "shop",
+        "seq": 1,
         "device": DEVICE,
         "batch": BATCH,
         "received_at": 10_000,
