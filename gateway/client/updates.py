@@ -68,11 +68,14 @@ class Updates:
 
     def reload(self, states: Mapping[str, bytes]) -> None:
         """Follow what another process of the app has changed."""
+        before = self._ground.trust.ring
         self._ground.trust.restore()
         for model, slot in self._slots.items():
             text = states.get(model)
             if slot.kept.differs(text):
                 slot.restore(text)
+        if self._ground.trust.ring is not before:
+            self._follow_keys()  # whoever wrote the list may have ended before it followed
 
     def unreadable(self) -> None:
         """Say once in a session that there is news that this device cannot read."""
