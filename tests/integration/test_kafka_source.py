@@ -183,6 +183,8 @@ async def test_topics_are_made_as_configured_and_differences_are_told(kafka: Kaf
 
 
 async def test_a_clock_that_is_wrong_cannot_have_records_deleted_or_refused(kafka: Kafka) -> None:
+    if kafka.kind == "tansu":
+        pytest.skip("Tansu keeps the sender's clock")
     settings = kafka.settings()
     await ensure_topics(settings, kafka.topics(1), TOPICS)
     now_ms = time.time_ns() // 1_000_000
