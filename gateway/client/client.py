@@ -10,6 +10,7 @@ import logging
 import math
 import random
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Final, Self
@@ -71,7 +72,9 @@ class ModelStatus(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
-    """A device at a glance. `wait_seconds` is how long nothing may be sent."""
+    """A device at a glance. `wait_seconds` is how long nothing may be sent, and `trouble` why: the last refusal's code,
+    its status or "no answer"; empty once a batch has arrived.
+    """
 
     device: str
     queued_events: int
@@ -81,6 +84,7 @@ class Status(Struct, frozen=True):
     wait_seconds: float
     ledger: Ledger
     models: dict[str, ModelStatus]
+    trouble: str = ""
 
 
 class Client:
@@ -223,7 +227,7 @@ class Client:
     def predict(self, model: str, signals: Mapping[str, float | None]) -> Predicted:
         """Decide. A signal that is missing, None or not finite is recorded as null, and counts as 0.0 for the model.
 
-        Raises KeyError for a model that the app did not name.
+        Raises KeyError for a model that the app did not name, TypeError for a signal that is no number.
         """
         began = perf_counter_ns()
         slot = self._slots[model]
@@ -254,9 +258,12 @@ class Client:
     def outcome(self, prediction: int, model: str, label: str, value: float = 0.0) -> None:
         """Record what came of a prediction; of one that was not recorded itself (id 0), nothing.
 
-        Raises ValueError for a label longer than 64 characters or a value that is not finite.
+        Raises KeyError for a model that the app did not name, ValueError for a label that is empty or longer than 64
+        characters or a value that is not finite.
         """
-        if len(label) > _LABEL_CHARACTERS or not math.isfinite(value):
+        if model not in self._slots:
+            raise KeyError(model)
+        if not 1 <= len(label) <= _LABEL_CHARACTERS or not math.isfinite(value):
             raise ValueError(f"not an outcome: {label!r}, {value!r}")
         if prediction > 0:
             self._timer.added(self._queue.outcome(Outcome(prediction, self._ground.now_ms(), model, label, value)))
@@ -297,6 +304,7 @@ class Client:
                 )
                 for model, slot in self._slots.items()
             },
+            trouble=self._sender.trouble,
         )
 
     @property
@@ -340,6 +348,7 @@ class Client:
             ),
             updates=self._updates,
             compose=self._compose,
+            key_name=sha256(self._app_key.encode()).hexdigest()[:16],
             lock_path=self._directory / "send.lock",
             clock=self._clock,
             dice=self._dice,
@@ -359,4 +368,7 @@ class Client:
 
 
 def _finite(value: float | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
+    try:
+        return float(value) if value is not None and math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond what a double holds
+        return None

@@ -58,6 +58,7 @@ class Standing(Struct, frozen=True):
     contact_ms: int
     wait_until_ms: int
     failures: int
+    refused_key: str
     flush: Flush | None
 
 
@@ -155,7 +156,7 @@ class Queue:
         with self._storage.transaction() as tx:
             self._remove(tx, frozen)
             tx.execute(
-                "UPDATE device SET contact_ms = ?, wait_until_ms = 0, failures = 0, flush = ?",
+                "UPDATE device SET contact_ms = ?, wait_until_ms = 0, failures = 0, refused_key = '', flush = ?",
                 (contact_ms, _encode(flush)),
             )
 
@@ -174,19 +175,24 @@ class Queue:
             tx.execute("DELETE FROM frozen")
             tx.execute("UPDATE device SET seq = ?", (frozen.seq - 1,))
 
-    def wait(self, until_ms: int, failures: int) -> None:
-        """Remember across a restart until when to keep silent. Raises `StorageFailed`."""
+    def wait(self, until_ms: int, failures: int, refused_key: str = "") -> None:
+        """Remember across a restart until when to keep silent, and with which key if that is why.
+
+        Raises `StorageFailed`.
+        """
         with self._storage.transaction() as tx:
-            tx.execute("UPDATE device SET wait_until_ms = ?, failures = ?", (until_ms, failures))
+            row = (until_ms, failures, refused_key)
+            tx.execute("UPDATE device SET wait_until_ms = ?, failures = ?, refused_key = ?", row)
 
     def standing(self) -> Standing:
         """Raises `StorageFailed`."""
         with self._storage.transaction() as tx:
-            device, events, size, contact, until, failures, flush = tx.execute(
-                "SELECT device, queued_events, queued_bytes, contact_ms, wait_until_ms, failures, flush FROM device"
+            device, events, size, contact, until, failures, refused, flush = tx.execute(
+                "SELECT device, queued_events, queued_bytes, contact_ms, wait_until_ms, failures, refused_key, flush"
+                " FROM device"
             ).fetchone()
         policy = None if flush is None else _flush.decode(flush)
-        return Standing(device, events, size, contact, until, failures, policy)
+        return Standing(device, events, size, contact, until, failures, refused, policy)
 
     def frozen(self) -> Frozen | None:
         """Return the batch that is on its way. Raises `StorageFailed`."""

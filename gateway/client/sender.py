@@ -4,7 +4,8 @@
 * A batch leaves the disk only after a 200 to that very batch, or when the contract says to drop it, or when it is too
   old to be known again; and then counted.
 * What an answer wants fetched is fetched after the flush, under neither lock: a slow download silences no device.
-* After a failure nothing is sent before the wait is over, however urgent; the wait survives a restart.
+* After a failure nothing is sent before the wait is over, however urgent; the wait survives a restart. One that a
+  refused app key began ends when the app brings another.
 """
 
 import asyncio
@@ -43,6 +44,7 @@ class Sender:
         transport: Transport,
         updates: Updates,
         compose: Callable[[Contents], bytes],
+        key_name: str,
         lock_path: Path,
         clock: Clock,
         dice: random.Random,
@@ -53,6 +55,7 @@ class Sender:
         self._transport = transport
         self._updates = updates
         self._compose = compose
+        self._key_name = key_name
         self._lock_path = lock_path
         self._clock = clock
         self._dice = dice
@@ -63,6 +66,8 @@ class Sender:
         self._failures = 0
         self._ready_at = clock.monotonic()
         self._seen = -1
+        # Why nothing has been sent since the last contact, in the gateway's word where it gave one.
+        self.trouble = ""
         self.contact_ms = 0
         self.flush_policy: Flush = FIRST_FLUSH
 
@@ -72,6 +77,8 @@ class Sender:
         self.contact_ms = standing.contact_ms
         self.flush_policy = standing.flush or FIRST_FLUSH
         self._failures = standing.failures
+        if standing.refused_key not in ("", self._key_name):
+            return standing.queued_events
         left = (standing.wait_until_ms - self._clock.now_ms()) / 1000
         # A wait longer than any we ask for means that the clock went back.
         longest = max(self._limits.retry_after_most_seconds, self.flush_policy.lease_seconds)
@@ -176,6 +183,7 @@ class Sender:
     def _delivered(self, frozen: Frozen, answer: Answer) -> None:
         self._most_events = min(self._whole_batch(), self._most_events * 2)
         self._failures = 0
+        self.trouble = ""
         self.contact_ms = self._clock.now_ms()
         if answer.reply is not None:
             self.flush_policy = answer.reply.flush
@@ -198,8 +206,12 @@ class Sender:
         )
         asked = policy.read_retry_after(answer.retry_after, limits.retry_after_most_seconds)
         seconds = policy.wait_after(fate, jitter, asked, self.flush_policy.lease_seconds)
+        self.trouble = answer.code or (f"status {answer.status}" if answer.status else "no answer")
+        level = logging.WARNING if fate is Fate.LEASE else logging.INFO
+        logger.log(level, "the gateway takes nothing (%s): nothing is sent for %.0f s", self.trouble, seconds)
         self._pause(seconds)
-        self._queue.wait(self._clock.now_ms() + round(seconds * 1000), self._failures)
+        refused_key = self._key_name if fate is Fate.LEASE else ""
+        self._queue.wait(self._clock.now_ms() + round(seconds * 1000), self._failures, refused_key)
 
     def _pause(self, seconds: float) -> None:
         self._ready_at = self._clock.monotonic() + seconds

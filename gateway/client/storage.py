@@ -19,7 +19,7 @@ from typing import Final
 
 logger = logging.getLogger(__name__)
 
-VERSION: Final = 4
+VERSION: Final = 5
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _SCHEMA: Final = """
 CREATE TABLE device (
@@ -50,6 +50,7 @@ _ADDED: Final = {
     2: "CREATE TABLE trust (only INTEGER PRIMARY KEY CHECK (only = 1), keys BLOB NOT NULL) STRICT",
     3: "UPDATE frozen SET body = unpacked(body)",  # a batch was kept compressed, as it was sent
     4: "ALTER TABLE device ADD COLUMN mark_ms INTEGER NOT NULL DEFAULT 0",
+    5: "ALTER TABLE device ADD COLUMN refused_key TEXT NOT NULL DEFAULT ''",
 }
 
 

@@ -157,7 +157,7 @@ def fitted(activation: str) -> tuple[MLPClassifier, Values, list[str]]:
 
 def network(width: int, labels: list[str]) -> NeuralNetworkBuilder:
     """Return a classifier without layers."""
-    outputs = [("probabilities", Dictionary(String)), ("classLabel", String)]
+    outputs = [("probabilities", Dictionary(String))]
     builder = NeuralNetworkBuilder([("input", Array(width))], outputs, mode="classifier")
     builder.set_class_labels(labels, predicted_feature_name="classLabel", prediction_blob="probabilities")
     return builder

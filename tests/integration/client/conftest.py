@@ -234,7 +234,7 @@ class Gateway:
         )
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
-        assert request.headers["Authorization"] == "Bearer shop.secret"
+        assert request.headers["Authorization"].startswith("Bearer shop.secret")
         assert request.headers["Content-Type"] == "application/json"
         body = await request.read()
         self.bodies.append(body)
@@ -297,7 +297,8 @@ class World:
             "limits": Limits(jitter_seconds=0.0),
             **changes,
         }
-        return Client("shop.secret", self.url, [self.publisher.public], **options)
+        app_key = options.pop("app_key", "shop.secret")
+        return Client(app_key, self.url, [self.publisher.public], **options)
 
     @staticmethod
     def artifact(score: float, **told: Any) -> bytes:

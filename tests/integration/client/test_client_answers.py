@@ -211,6 +211,42 @@ async def test_a_refused_key_keeps_the_batch_and_waits_one_lease(world: World, s
     assert len(world.gateway.events("prediction")) == 1
 
 
+async def test_a_refused_key_is_told_and_another_key_need_not_wait(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.gateway.answers = [world.gateway.problem(401)] * 2
+    async with world.client() as client:
+        client.predict("upsell", SIGNALS)
+        await client.flush()
+        assert client.status().trouble == "unknown_key"
+        assert "unknown_key" in caplog.text
+        assert "21600 s" in caplog.text
+    async with world.client() as client:
+        assert await client.flush() == "waiting", "the same key"
+        directory = client._directory
+    other = world.client(app_key="shop.secret2", directory=directory)
+    async with other:
+        assert await other.flush() == "kept"
+        assert len(world.gateway.bodies) == 2, "asked at once"
+    client = await world.open()
+    assert await client.flush() == "sent"
+    assert client.status().trouble == ""
+
+
+async def test_a_device_says_why_it_does_not_send(world: World) -> None:
+    client = await world.open()
+    world.gateway.cut_next = True
+    await client.flush()
+    assert client.status().trouble == "no answer"
+    world.clock.turn(31)
+    world.gateway.answers = [lambda batch: web.Response(status=502)]
+    await client.flush()
+    assert client.status().trouble == "status 502"
+    world.clock.turn(3601)
+    await client.flush()
+    assert client.status().trouble == ""
+
+
 @pytest.mark.parametrize(("status", "reason"), [(400, "malformed"), (415, "unsupported_media")])
 async def test_a_batch_that_will_never_be_taken_is_dropped_and_counted(world: World, status: int, reason: str) -> None:
     world.gateway.answers = [world.gateway.problem(status)]

@@ -336,6 +336,16 @@ async def test_a_directory_that_cannot_be_written_still_decides_and_sends_nothin
     assert world.gateway.batches == []
 
 
+async def test_a_file_that_cannot_be_opened_leaves_a_device_without_an_identity_that_sends_nothing(
+    world: World,
+) -> None:
+    (world.directory / "device.db").mkdir(parents=True)
+    client = await world.open()
+    assert client.predict("upsell", SIGNALS).release == 1
+    assert await client.flush() == "no_storage"
+    assert world.gateway.batches == []
+
+
 async def test_an_artifact_that_cannot_be_stored_is_not_used(world: World) -> None:
     world.offer(17, [world.publisher.release(42, artifact(0.8))], 42)
     client = await world.open()

@@ -174,8 +174,10 @@ async def test_events_of_two_app_versions_never_share_a_batch_with_other_signals
 async def test_signals_that_are_no_numbers_are_null_and_never_break_the_batch(world: World) -> None:
     client = await world.open()
     client.predict("upsell", {"battery": float("nan"), "charging": float("inf")})
+    client.predict("upsell", {"battery": 10**400})
     await client.flush()
-    [event] = world.gateway.events("prediction")
+    event, huge = world.gateway.events("prediction")
+    assert huge["signals"] == [None, None]
     assert event["signals"] == [None, None]
     assert event["score"] == pytest.approx(0.2)
 
@@ -187,6 +189,10 @@ async def test_an_outcome_that_the_wire_cannot_carry_is_the_callers_error(world:
         client.outcome(made.id, "upsell", "x" * 65)
     with pytest.raises(ValueError, match="not an outcome"):
         client.outcome(made.id, "upsell", "purchased", float("nan"))
+    with pytest.raises(ValueError, match="not an outcome"):
+        client.outcome(made.id, "upsell", "")
+    with pytest.raises(KeyError):
+        client.outcome(made.id, "upsel", "purchased")
 
 
 async def test_the_body_is_compressed_and_its_header_has_no_time(world: World) -> None:

@@ -1,0 +1,1 @@
+"""Deliberate breakages of the reference client, each of which its tests must notice: `make mutations`."""
