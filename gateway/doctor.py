@@ -262,11 +262,11 @@ async def _clickhouse(config: Config) -> Finding:
         )
     except (ServerError, TimeoutError) as error:
         advice = (
-            "check clickhouse_url, clickhouse_user and clickhouse_password"
+            "look at the keys clickhouse_*; the log keeps what comes meanwhile"
             if config.clickhouse_url
             else ("it may still be starting; look at what serve prints")
         )
-        return Finding("clickhouse", "fail", f"{url} does not answer: {str(error) or 'no answer'}", advice)
+        return Finding("clickhouse", "fail", str(error) or f"{url} does not answer", advice)
     try:
         asked_at_ms = time.time() * 1000
         answer = await client.query("SELECT version(), toUnixTimestamp64Milli(now64(3))")
