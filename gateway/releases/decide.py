@@ -17,7 +17,7 @@
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Final
 
@@ -89,12 +89,12 @@ def offer_for(rules: ModelRules, model: str, have: Have, envelope: Envelope) -> 
         return Told(next(_fitting(rules, model, envelope), "bundled"))
     arm = arm_for(rollout, envelope)
     if arm is not None:
-        use = _runnable(arm.use, rules, model, envelope)
+        use = _or_older(arm.use, rules, model, envelope)
         if rollout.state != "paused" or is_held_out(rollout, arm):
             return Told(use, arm.name, rollout.rollout)
         if use == have.use:
             return Told(use, "", rollout.rollout)
-    return Told(_runnable(rollout.otherwise, rules, model, envelope, never=tried(rollout)), "", rollout.rollout)
+    return Told(_or_older(rollout.otherwise, rules, model, envelope, untried=rollout), "", rollout.rollout)
 
 
 def arm_for(rollout: Rollout, envelope: Envelope) -> Arm | None:
@@ -149,7 +149,7 @@ def fits(release: Release, model: str, envelope: Envelope) -> bool:
     if not satisfies(envelope.sdk, release.sdk) or not os_can_run(envelope.os, release.os):
         return False
     sent = envelope.signals.get(model)
-    return sent is None or all(name in sent for name in release.inputs)
+    return sent is None or all(map(sent.__contains__, release.inputs))
 
 
 def targets(target: Target, envelope: Envelope) -> bool:
@@ -181,14 +181,18 @@ def _fitting(rules: ModelRules, model: str, envelope: Envelope) -> Iterator[int]
     return (release.release for release in rules.releases if fits(release, model, envelope))
 
 
-def _runnable(use: Use, rules: ModelRules, model: str, envelope: Envelope, never: Collection[Use] = ()) -> Use:
+def _or_older(use: Use, rules: ModelRules, model: str, envelope: Envelope, untried: Rollout | None = None) -> Use:
+    """Return what was named where the device can run it, or else the newest older release that it can run.
+
+    With `untried`, one that only an arm of that rollout names does not stand in.
+    """
     if isinstance(use, str):
         return use
-    for release in rules.releases:
-        if release.release == use and fits(release, model, envelope):
-            return use
-    older = (release for release in _fitting(rules, model, envelope) if release < use)
-    return next((release for release in older if release not in never), "bundled")
+    for each in rules.releases:
+        stands_in = each.release < use and (untried is None or each.release not in tried(untried))
+        if (each.release == use or stands_in) and fits(each, model, envelope):
+            return each.release
+    return "bundled"
 
 
 def tried(rollout: Rollout) -> set[Use]:
@@ -199,7 +203,7 @@ def tried(rollout: Rollout) -> set[Use]:
 def _is_on_trial(rollout: Rollout | None, told: Told) -> bool:
     if rollout is None or rollout.state not in UNDER_WAY:
         return False
-    return told.arm != "" or told.use in tried(rollout)
+    return told.arm != "" or (told.use != rollout.otherwise and told.use in tried(rollout))
 
 
 def _riding(rules: ModelRules, use: Use, have: Have, room_bytes: int) -> dict[str, bytes]:
