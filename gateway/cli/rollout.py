@@ -40,6 +40,7 @@ def register(nouns: Nouns) -> None:
     approve.add_argument(
         "--proposal", type=whole(1), metavar="N", help="the one that you looked at, as `status` has it"
     )
+    approve.add_argument("--reason", default="", metavar="TEXT", help="why; it joins the reason of the change")
     approve.add_argument("--author", metavar="WHO", help="who approves (default: the user of this system)")
     rule = add_command(verbs, "rule", _rule, "let changes wait for a second operator, per app")
     rule.add_argument("--app", required=True, metavar="A")
@@ -196,7 +197,8 @@ def _approve(arguments: Namespace) -> int:
     if looked_at is None:
         raise Misused(_which_waits(arguments))
     changed = change_store(
-        configuration(arguments), lambda store: approve(store, app, model, who, now_ms(), proposal=looked_at)
+        configuration(arguments),
+        lambda store: approve(store, app, model, who, now_ms(), proposal=looked_at, reason=arguments.reason.strip()),
     )
     return _show_changed(arguments, changed)
 

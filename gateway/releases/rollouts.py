@@ -111,10 +111,13 @@ async def waiting(store: Store, app: str, model: str) -> Proposal:
     return _waiting(await standing(store, app, model), app, model)
 
 
-async def approve(store: Store, app: str, model: str, author: str, now_ms: int, *, proposal: int) -> Changed:
+async def approve(
+    store: Store, app: str, model: str, author: str, now_ms: int, *, proposal: int, reason: str = ""
+) -> Changed:
     """Write the change that waits, as its second operator.
 
-    `proposal` is the number of the one that the operator looked at. Raises `ReleaseError` or `StoreError`.
+    `proposal` is the number of the one that the operator looked at; a `reason` joins that of the change. Raises
+    `ReleaseError` or `StoreError`.
     """
     now = await standing(store, app, model)
     found = _waiting(now, app, model)
@@ -124,7 +127,8 @@ async def approve(store: Store, app: str, model: str, author: str, now_ms: int, 
         )
     if found.rollout.author == author:
         raise NotAllowed(f"{author} proposed this change: a second operator has to approve it")
-    approved = replace(found.rollout, approved_by=author, at=now_ms)
+    why = f"{found.rollout.reason}; {author}: {reason}" if reason else found.rollout.reason
+    approved = replace(found.rollout, approved_by=author, reason=why, at=now_ms)
     await append(store, Series(ROLLOUTS, app, model), now.number + 1, msgspec.json.encode(approved))
     return Changed(now.number + 1, approved, now.rollout, waits=False)
 

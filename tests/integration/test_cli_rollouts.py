@@ -185,8 +185,10 @@ def test_under_the_two_person_rule_a_second_operator_approves(run: Run) -> None:
     assert (which.code, which.out) == (2, "")
     assert "--proposal 1 is the one that waits, by ann (new trees): shop/upsell rollout 1.1 running at 1 %" in which.err
     assert run("rollout", "approve", *UPSELL, "--proposal", 1).code == 1
-    approved = run("rollout", "approve", *UPSELL, "--author", "bob", "--proposal", 1, "--json").json
+    approve = ("rollout", "approve", *UPSELL, "--author", "bob", "--proposal", 1, "--reason", "seen the figures")
+    approved = run(*approve, "--json").json
     assert (approved["document"], approved["rollout"]["approved_by"]) == (1, "bob")
+    assert approved["rollout"]["reason"] == "new trees; bob: seen the figures"
     assert "ann, approved by bob" in run("rollout", "history", *UPSELL).out
     assert run("rollout", "rollback", *UPSELL, "--reason", "worse", "--json").json["waits"] is False
     off = ("rollout", "rule", "--app", "shop", "--two-person", "off", "--reason", "alone now")
