@@ -6,6 +6,7 @@
 
 * Needs Java 17 and, the first time, Maven: it copies the jars once into `$BACKHAUL_CACHE` or `~/.cache/backhaul`.
 * Every broker is also a controller, so of three one may be killed or paused. Ports stay the same over a restart.
+* Brokers talk to each other on ports of their own, so that clients alone can be sent another way, through a proxy.
 * "Ready" is an answer: a broker that lists all the others, with a controller among them.
 """
 
@@ -26,13 +27,15 @@ import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
+
+from gateway.supervisor.ports import free_port
 
 _PARTS: Final = Path(__file__).resolve().parent / "kafka"
 _JARS: Final = "kafka-4.1.1"
@@ -106,12 +109,17 @@ class Guarded:
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """One node: broker and controller. Its process outlives ours unless it is stopped."""
+    """One node: broker and controller. Its process outlives ours unless it is stopped.
+
+    Clients are told to come to `advertised_port`.
+    """
 
     directory: Path
     node: int
     port: int
     controller_port: int
+    inner_port: int
+    advertised_port: int
 
     @property
     def address(self) -> str:
@@ -133,14 +141,17 @@ class Broker:
 
     def format(self, cluster_id: str, all_brokers: Sequence["Broker"], guarded: Guarded | None = None) -> None:
         """Write the node's properties and format its data directory. Raises `LocalKafkaError`."""
-        self.home.mkdir(parents=True)
+        self.home.mkdir(parents=True, exist_ok=True)
         guarded = guarded or Guarded(())
-        listeners = (f"PLAINTEXT://{self.address}", *guarded.listeners)
+        inner = f"INNER://127.0.0.1:{self.inner_port}"
+        beside = (inner, *guarded.listeners)
         own = {
             "node.id": self.node,
             "controller.quorum.voters": ",".join(f"{b.node}@127.0.0.1:{b.controller_port}" for b in all_brokers),
-            "listeners": ",".join((*listeners, f"CONTROLLER://127.0.0.1:{self.controller_port}")),
-            "advertised.listeners": ",".join(listeners),
+            "listeners": ",".join(
+                (f"PLAINTEXT://{self.address}", *beside, f"CONTROLLER://127.0.0.1:{self.controller_port}")
+            ),
+            "advertised.listeners": ",".join((f"PLAINTEXT://127.0.0.1:{self.advertised_port}", *beside)),
             "log.dirs": self.home / "data",
             "offsets.topic.replication.factor": len(all_brokers),
             "transaction.state.log.replication.factor": len(all_brokers),
@@ -156,13 +167,13 @@ class Broker:
         tool = _java("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties), *users)
         _run(tool, f"{self.home} cannot be formatted")
 
-    def start(self) -> None:
+    def start(self, environ: Mapping[str, str] = os.environ) -> None:
         """Start the process and return at once; does nothing where it runs."""
         if self.pid is None:
             with (self.home / "broker.log").open("ab") as log:
                 command = _java("kafka.Kafka", str(self.home / "server.properties"))
                 streams = [(os.POSIX_SPAWN_DUP2, log.fileno(), 1), (os.POSIX_SPAWN_DUP2, log.fileno(), 2)]
-                pid = os.posix_spawnp(command[0], command, os.environ, file_actions=streams, setsid=True)
+                pid = os.posix_spawnp(command[0], command, environ, file_actions=streams, setsid=True)
             (self.home / "pid").write_text(str(pid))
             _until(lambda: self.pid is not None, 1.0)  # its command line appears a moment after it does
 
@@ -219,13 +230,17 @@ class LocalKafka:
         self.brokers = tuple(brokers)
 
     @classmethod
-    def create(cls, directory: Path, brokers: int, guarded: Guarded | None = None) -> Self:
+    def create(
+        cls, directory: Path, brokers: int, guarded: Guarded | None = None, advertised_ports: Sequence[int] = ()
+    ) -> Self:
         """Choose ports and format every node; nothing runs yet. Raises `LocalKafkaError`."""
         directory = directory.resolve()
         directory.mkdir(parents=True, exist_ok=True)
         cluster_id = urlsafe_b64encode(secrets.token_bytes(15)).decode() + "AA"
-        with _free_ports(2 * brokers) as ports:
-            nodes = [Broker(directory, n + 1, ports[2 * n], ports[2 * n + 1]) for n in range(brokers)]
+        with free_ports(3 * brokers) as ports:
+            own = [ports[3 * n : 3 * n + 3] for n in range(brokers)]
+        told = advertised_ports or [port for port, *_ in own]
+        nodes = [Broker(directory, n + 1, *own[n], told[n]) for n in range(brokers)]
         for node in nodes:
             node.format(cluster_id, nodes, guarded)
         kept = {"cluster_id": cluster_id, "brokers": [{**asdict(node), "directory": ""} for node in nodes]}
@@ -304,14 +319,11 @@ def _port_open(port: int) -> bool:
 
 
 @contextmanager
-def _free_ports(count: int) -> Iterator[list[int]]:
-    """Hold ports that nobody uses until the block ends."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
+def free_ports(count: int) -> Iterator[list[int]]:
+    """Hold ports that nobody uses until the block ends: none that the kernel gives to an outgoing connection."""
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.create_server(("127.0.0.1", free_port()))) for _ in range(count)]
         yield [server.getsockname()[1] for server in held]
-    finally:
-        for server in held:
-            server.close()
 
 
 def _until(condition: Callable[[], bool], seconds: float) -> bool:

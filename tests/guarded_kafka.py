@@ -47,7 +47,9 @@ def _properties(broker: Path, ca: Path) -> dict[str, str]:
     by_mechanism = {"plain": plain, **{name.lower(): scram for name in _SCRAM}}
     guarded_names = [f"{name}:{name}" for name in ("SSL", "SASL_SSL", "SASL_PLAINTEXT")]
     return {
-        "listener.security.protocol.map": ",".join(("CONTROLLER:PLAINTEXT", "PLAINTEXT:PLAINTEXT", *guarded_names)),
+        "listener.security.protocol.map": ",".join(
+            ("CONTROLLER:PLAINTEXT", "INNER:PLAINTEXT", "PLAINTEXT:PLAINTEXT", *guarded_names)
+        ),
         "ssl.keystore.type": "PEM",
         "ssl.keystore.location": str(broker),
         "ssl.truststore.type": "PEM",
