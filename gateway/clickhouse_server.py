@@ -46,6 +46,9 @@ _SERVER_KEEP_ALIVE_SECONDS: Final = 3
 _CLIENT_KEEP_ALIVE_SECONDS: Final = 2.0
 _STOP_SECONDS: Final = 10.0
 _BEAT_SECONDS: Final = 1.0
+# Where a disk is full to the last byte, the engine (26.9) takes failed writes of a merge for done: the merged part is
+# empty files, and the rows are gone. With less than this left it begins no write and no merge; consumers then wait.
+_KEEP_FREE_BYTES: Final = 128 * 1024 * 1024
 _TAG: Final = "backhaul-clickhouse-lifetime"
 _SERVE: Final = (
     "SYSTEM START LISTEN HTTP; "  # noqa: S608 - constants
@@ -59,6 +62,9 @@ _CONFIG: Final = """<clickhouse>
   <keep_alive_timeout>{keep_alive_seconds}</keep_alive_timeout>
   <users_config>users.xml</users_config>
   <mark_cache_size>134217728</mark_cache_size>
+  <storage_configuration>
+    <disks><default><keep_free_space_bytes>{keep_free_bytes}</keep_free_space_bytes></default></disks>
+  </storage_configuration>
   <max_server_memory_usage_to_ram_ratio>0.5</max_server_memory_usage_to_ram_ratio>
   <http_handlers>
     <rule><url>/ping</url><methods>GET,HEAD</methods><handler><type>ping</type></handler></rule>
@@ -254,7 +260,13 @@ def _check_port(port: int) -> None:
 def _configure(run_directory: Path, port: int, passwords: dict[str, str]) -> None:
     run_directory.mkdir(exist_ok=True, mode=0o700)
     entrances = "".join(_ENTRANCE.format(authorization=_authorization(*each)) for each in passwords.items())
-    config = _CONFIG.format(host=HOST, port=port, keep_alive_seconds=_SERVER_KEEP_ALIVE_SECONDS, entrances=entrances)
+    config = _CONFIG.format(
+        host=HOST,
+        port=port,
+        keep_alive_seconds=_SERVER_KEEP_ALIVE_SECONDS,
+        keep_free_bytes=_KEEP_FREE_BYTES,
+        entrances=entrances,
+    )
     digests = {user: hashlib.sha256(password.encode()).hexdigest() for user, password in passwords.items()}
     users = _USERS.format(
         admin=escape(ADMIN), admin_sha256=digests[ADMIN], reader=escape(READER), reader_sha256=digests[READER]

@@ -24,6 +24,13 @@ async def test_the_wheel_still_holds_a_server_that_listens(clickhouse: Any) -> N
     await client.close()
 
 
+async def test_the_server_begins_no_write_on_a_disk_that_is_nearly_full(clickhouse: Any) -> None:
+    # To the last byte full, the engine was seen to lose rows in merges (`make campaign`, disk.clickhouse).
+    client = await clickhouse.connect("default")
+    assert (await client.query("SELECT keep_free_space FROM system.disks")).result_rows == [(128 * 1024 * 1024,)]
+    await client.close()
+
+
 def test_passwords_are_files_that_only_the_owner_reads(clickhouse: Any) -> None:
     for name in ("password", "reader-password", "run/users.xml", "run/config.xml"):
         mode = (clickhouse.directory / name).stat().st_mode
