@@ -5,29 +5,39 @@
 """
 
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS batches (
-  batch TEXT PRIMARY KEY, device TEXT NOT NULL, seq INTEGER NOT NULL, events INTEGER NOT NULL, ids TEXT NOT NULL,
-  body BLOB NOT NULL, refused TEXT, first_try REAL NOT NULL, acknowledged REAL);
+  batch TEXT PRIMARY KEY, device TEXT NOT NULL, seq INTEGER NOT NULL, body BLOB NOT NULL, malformed INTEGER NOT NULL,
+  produced INTEGER NOT NULL, dropped TEXT NOT NULL, refused TEXT, first_try REAL NOT NULL, acknowledged REAL);
+CREATE UNIQUE INDEX IF NOT EXISTS in_order ON batches (device, seq);
 CREATE TABLE IF NOT EXISTS resends (batch TEXT NOT NULL, same INTEGER NOT NULL);
 """
+_COLUMNS: Final = "batch, device, seq, body, malformed, produced, dropped, refused"
+
+Refused = dict[int, str]  # index: reason
 
 
-class Sent(Struct, frozen=True):
-    """A batch: its prediction ids in order; `refused` is None until it was acknowledged."""
+class Sent(Struct, frozen=True, kw_only=True):
+    """A batch; `refused` is None until it was acknowledged. `produced` and `dropped` are the ledger behind it.
+
+    A malformed one is a body that is no batch: its acknowledgement is the 400 that tells its device to drop it.
+    """
 
     batch: str
     device: str
     seq: int
-    ids: list[int]
     body: bytes
-    refused: list[int] | None = None
+    malformed: bool = False
+    produced: int = 0
+    dropped: dict[str, int] = {}
+    refused: Refused | None = None
     waited_seconds: float = 0.0
 
 
@@ -40,11 +50,14 @@ class Journal:
 
     def add(self, sent: Sent, now: float) -> None:
         self._database.execute(
-            "INSERT INTO batches (batch, device, seq, events, ids, body, first_try) VALUES (?,?,?,?,?,?,?)",
-            (sent.batch, sent.device, sent.seq, len(sent.ids), msgspec.json.encode(sent.ids), sent.body, now),
+            f"INSERT INTO batches ({_COLUMNS}, first_try) VALUES (?,?,?,?,?,?,?,NULL,?)",  # noqa: S608 - constants
+            (
+                *(sent.batch, sent.device, sent.seq, sent.body, sent.malformed),
+                *(sent.produced, msgspec.json.encode(sent.dropped), now),
+            ),
         )
 
-    def acknowledge(self, batch: str, refused: list[int], now: float) -> None:
+    def acknowledge(self, batch: str, refused: Refused, now: float) -> None:
         self._database.execute(
             "UPDATE batches SET refused = ?, acknowledged = ? WHERE batch = ? AND refused IS NULL",
             (msgspec.json.encode(refused), now, batch),
@@ -52,17 +65,18 @@ class Journal:
 
     def all(self) -> list[Sent]:
         """Return the batches, in the order of each device."""
-        rows = self._database.execute(
-            "SELECT batch, device, seq, ids, body, refused, coalesce(acknowledged - first_try, 0) FROM batches "
-            "ORDER BY device, seq"
-        )
-        return [
-            Sent(batch, device, seq, msgspec.json.decode(ids), body, refused and msgspec.json.decode(refused), waited)
-            for batch, device, seq, ids, body, refused, waited in rows
-        ]
+        return self._found("TRUE ORDER BY device, seq", {})
 
     def unacknowledged(self) -> list[Sent]:
-        return [sent for sent in self.all() if sent.refused is None]
+        return self._found("refused IS NULL ORDER BY device, seq", {})
+
+    def one(self, device: str, seq: int) -> Sent | None:
+        """Return the device's batch of that number."""
+        return next(iter(self._found("device = :device AND seq = :seq", {"device": device, "seq": seq})), None)
+
+    def newest(self, device: str) -> Sent | None:
+        """Return the device's last batch, whose ledger the next one continues."""
+        return next(iter(self._found("device = :device ORDER BY seq DESC LIMIT 1", {"device": device})), None)
 
     def resent(self, batch: str, *, same: bool) -> None:
         """Note that an acknowledged batch was acknowledged again, and whether the answer was the one it had."""
@@ -73,11 +87,17 @@ class Journal:
         answered, other = self._database.execute("SELECT count(*), coalesce(sum(NOT same), 0) FROM resends").fetchone()
         return int(answered), int(other)
 
-    def next_seq(self, device: str) -> int:
-        (seq,) = self._database.execute(
-            "SELECT coalesce(max(seq), 0) + 1 FROM batches WHERE device = ?", (device,)
-        ).fetchone()
-        return int(seq)
-
     def close(self) -> None:
         self._database.close()
+
+    def _found(self, where: str, parameters: Mapping[str, object]) -> list[Sent]:
+        waited = "coalesce(acknowledged - first_try, 0) AS waited_seconds"
+        rows = self._database.execute(f"SELECT {_COLUMNS}, {waited} FROM batches WHERE {where}", parameters)  # noqa: S608
+        names = [name for name, *_ in rows.description]
+        return [_sent(dict(zip(names, row, strict=True))) for row in rows]
+
+
+def _sent(row: dict[str, Any]) -> Sent:
+    row["dropped"] = msgspec.json.decode(row["dropped"])
+    row["refused"] = row["refused"] and msgspec.json.decode(row["refused"], type=Refused)
+    return msgspec.convert(row, Sent, strict=False)

@@ -1,4 +1,4 @@
-"""A TCP proxy that misbehaves on request: what stands between a device and a gateway, or a consumer and ClickHouse."""
+"""A TCP proxy that misbehaves on request: it stands before each gateway, before ClickHouse and before each broker."""
 
 import asyncio
 from contextlib import suppress
@@ -11,7 +11,8 @@ _CHUNK_BYTES = 64 * 1024
 class Proxy:
     """Forwards connections to one port of this machine in the mode of the moment; made by `open`.
 
-    * `refuse`: connections are reset at once. `blackhole`: they stay open, and nothing moves in either direction.
+    * `refuse`: connections are reset at once.
+    * `blackhole`: they stay open and nothing moves in either direction; afterwards what was sent arrives, late.
     * `lose_replies`: requests arrive, answers do not, and the connection is cut.
     """
 
@@ -20,10 +21,12 @@ class Proxy:
         self.mode: Mode = "pass"
         self.port = 0
         self._writers: set[asyncio.StreamWriter] = set()
+        self._connections: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
 
     @classmethod
-    async def open(cls, target_port: int) -> Self:
+    async def open(cls, target_port: int = 0) -> Self:
+        """Listen; the port to forward to may be told later."""
         proxy = cls(target_port)
         proxy._server = await asyncio.start_server(proxy._connected, "127.0.0.1", 0)
         proxy.port = proxy._server.sockets[0].getsockname()[1]
@@ -32,22 +35,31 @@ class Proxy:
     _server: asyncio.Server
 
     def become(self, mode: Mode) -> None:
-        """Change the mode; connections made in another one are cut, unless they are to hang."""
-        self.mode = mode
+        """Change the mode; connections made in another one are cut, unless they are to hang or hung until now."""
+        before, self.mode = self.mode, mode
         self._changed.set()
         self._changed = asyncio.Event()
-        if mode != "blackhole":
-            for writer in list(self._writers):
-                writer.transport.abort()
+        if "blackhole" not in (before, mode):
+            self._cut()
 
     async def close(self) -> None:
         self.become("refuse")
+        self._cut()
         self._server.close()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def _cut(self) -> None:
+        for writer in list(self._writers):
+            writer.transport.abort()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.mode == "refuse":
             writer.transport.abort()
             return
+        task = asyncio.current_task()
+        if task is not None:
+            self._connections.add(task)
+            task.add_done_callback(self._connections.discard)
         self._writers.add(writer)
         try:
             there, back = await asyncio.open_connection("127.0.0.1", self.target_port)

@@ -1,128 +1,62 @@
-"""The system under fault: its processes, the proxies between them, and how each can be hit and healed."""
+"""The system under fault: its processes, the proxies between them, their disks and clocks, and what can be hit."""
 
 import asyncio
-import os
-import re
-import shutil
 import signal
-import socket
-import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final, Literal
 
-import aiohttp
 import msgspec
+from clickhouse_connect.driver.asyncclient import AsyncClient
+from msgspec import Struct
 
 from deploy.local_kafka import LocalKafka
-from gateway.clickhouse_server import password_of, url_of
+from gateway.clickhouse_server import ADMIN, connect, password_of, url_of
 from gateway.releases.apps import create_app
 from gateway.releases.store import Store
 from gateway.supervisor import runfile
+from gateway.supervisor.ports import free_port
+from schemas.topics import BATCHES, TOPICS
+from tests.campaign import hits, rest
+from tests.campaign.clocks import Clock, library
 from tests.campaign.devices import Orders
-from tests.campaign.proxy import Mode, Proxy
+from tests.campaign.disks import Disk
+from tests.campaign.processes import ROOT, CampaignError, Process, Serve, answers, backhaul, environ_of
+from tests.campaign.proxy import Proxy
 from tests.campaign.schedule import Fault, Kind, Target
 
 Layout = Literal["kafka", "embedded"]
-ROOT: Final = Path(__file__).resolve().parents[2]
+
+RESEND_WINDOW_RECORDS: Final = 500
+_BROKERS: Final = 3
+_PARTITIONS: Final = 4
+_GROUP: Final = "campaign"
 _SIGNALS: Final = ("kill", "stop")
 _WAYS: Final[tuple[Kind, ...]] = ("refuse", "blackhole", "lose_replies")
-_SMALL_DISK: Final = "size=96m"
-_START_SECONDS: Final = 120.0
-_PID_SECONDS: Final = 40.0
+_LEAVE_SECONDS: Final = 40.0
+_KEEPER_SECONDS: Final = 0.5
+_LOG_MB: Final = 96
+_CLICKHOUSE_MB: Final = 1024
+# Below what the server keeps free, so that it has begun nothing when the disk is full to the last byte.
+_WARNING_MB: Final = 64
+_BROKER_MB: Final = 768
+# Brokers keep records for 7 days of their own clock, and what transactions may do for less.
+_BROKER_CLOCK_DAYS: Final = (0.5, 0.5)
+_CLOCK_DAYS: Final = (10.0, 2.0)
+_SERVE_CLICKHOUSE: Final = (
+    "import sys; from pathlib import Path; from gateway.clickhouse_server import serve; "
+    "sys.exit(serve(Path(sys.argv[1]), int(sys.argv[2])))"
+)
 
 
-class CampaignError(Exception):
-    """The campaign could not be held; it says nothing about the system."""
+class Kept(Struct):
+    """What is started again when it ends by itself, as an init system does."""
 
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-class Process:
-    """A program that can be killed and started again; its output goes to a file."""
-
-    def __init__(self, command: list[str], environ: Mapping[str, str], log: Path) -> None:
-        self._command = command
-        self._environ = dict(environ)
-        self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command, env=self._environ, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
-            )
-
-    async def done(self, seconds: float) -> int | None:
-        """Run it to its end."""
-        self.start()
-        return await self.ended(seconds)
-
-    def signal(self, number: signal.Signals) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(number)
-
-    async def ended(self, seconds: float) -> int | None:
-        """Return the exit status, None while it still runs after so long."""
-        if self._process is None:
-            return 0
-        with suppress(subprocess.TimeoutExpired):
-            return await asyncio.to_thread(self._process.wait, seconds)
-        return None
-
-
-class Serve:
-    """One `backhaul serve`, on a data directory of its own, behind a proxy."""
-
-    def __init__(self, name: str, directory: Path, settings: Mapping[str, object], source: Path) -> None:
-        self.name = name
-        self.directory = directory
-        self.port = free_port()
-        directory.mkdir(parents=True, exist_ok=True)
-        environ = {key: value for key, value in os.environ.items() if not key.startswith("BACKHAUL_")}
-        environ |= {f"BACKHAUL_{key.upper()}": str(value) for key, value in settings.items()}
-        environ["PYTHONPATH"] = str(source)
-        listen = f"127.0.0.1:{self.port}"
-        command = [sys.executable, "-P", "-m", "gateway.cli", "serve", "--data", str(directory), "--listen", listen]
-        self.process = Process(command, environ, directory / "serve.log")
-
-    async def ready(self) -> None:
-        """Wait until the gateway answers. Raises `CampaignError`."""
-        try:
-            async with asyncio.timeout(_START_SECONDS):
-                while not await _answers(self.port):
-                    if await self.process.ended(0.2) is not None:
-                        raise CampaignError(f"{self.name} did not start; see {self.directory / 'serve.log'}")
-        except TimeoutError as error:
-            raise CampaignError(f"{self.name} does not answer; see {self.directory / 'serve.log'}") from error
-
-    async def pid_of(self, child: str) -> int | None:
-        """Return a child's process, waiting a while where it is being restarted."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_PID_SECONDS):
-                while True:
-                    run = runfile.read(self.directory)
-                    pid = run.children.get(child) if run else None
-                    if pid:
-                        return pid
-                    await asyncio.sleep(0.05)
-        return None
-
-
-async def _answers(port: int) -> bool:
-    try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
-        line = await asyncio.wait_for(reader.readline(), 2.0)
-        writer.close()
-    except (OSError, TimeoutError):
-        return False
-    return b" 200 " in line
+    runs: Callable[[], bool]
+    start: Callable[[], None]
 
 
 class System:
@@ -131,204 +65,256 @@ class System:
     def __init__(self, directory: Path, layout: Layout, seed: int, devices: int, source: Path) -> None:
         self._directory = directory
         self._layout = layout
-        self._seed = seed
-        self._device_count = devices
+        self._orders = Orders([], "", str(directory / "journal.db"), str(directory / "stop"), devices, seed)
         self._source = source
-        self._kafka: LocalKafka | None = None
-        self._serves: list[Serve] = []
-        self._ways: dict[str, Proxy] = {}
-        self._disk: Path | None = None
+        self._library, self._no_clocks = library(directory)
+        self._hits: dict[str, tuple[Target, hits.Hit]] = {}
         self._busy: dict[str, asyncio.Lock] = {}
-        self.journal = directory / "journal.db"
-        self.clickhouse_port = free_port()
-        self.notes: list[str] = []
+        self._ways: dict[str, Proxy] = {}
+        self._disks: list[Disk] = []
+        self._kept: dict[str, Kept] = {}
+        self._died: Counter[str] = Counter()
+        self._processes: list[Process] = []
+        self._serves: list[Serve] = []
+        self._kafka: LocalKafka | None = None
+        self._groups: list[str] = [_GROUP]
+        self._clickhouse: Path = directory
+        self._clickhouse_port = 0
+        self._notes: list[str] = []
+
+    @property
+    def journal(self) -> Path:
+        return Path(self._orders.journal)
+
+    @property
+    def bootstrap(self) -> str:
+        """Where clients find Kafka: behind the proxies."""
+        ways = [way.port for name, way in self._ways.items() if name.startswith("broker")]
+        return ",".join(f"127.0.0.1:{port}" for port in ways)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the verdict must know beside."""
+        lacking = [f"no clock steps of servers: {self._no_clocks}"] if self._no_clocks else []
+        died = [f"{name} ended by itself {times} times and was started again" for name, times in self._died.items()]
+        return [*self._notes, *lacking, *died]
 
     async def start(self) -> None:
         """Start brokers, servers, proxies and devices. Raises `CampaignError`."""
-        first: dict[str, object] = {"clickhouse_port": self.clickhouse_port, "refresh_seconds": 0.5}
         if self._layout == "kafka":
-            first |= await asyncio.to_thread(self._start_kafka)
-        a = await self._serve("A", first)
-        if self._layout == "kafka":
-            self._ways["clickhouse"] = await Proxy.open(self.clickhouse_port)
-            second = first | {
-                "store_url": f"file://{a.directory / 'store'}",
-                "clickhouse_url": url_of(self._ways["clickhouse"].port),
-                "clickhouse_user": "backhaul",
-                "clickhouse_password": self.clickhouse_password(),
-            }
-            second.pop("clickhouse_port")
-            await self._serve("B", second)
-        app_key = await create_app(Store.open(f"file://{a.directory / 'store'}"), "campaign", 1)
+            settings = await self._start_beside()
+            await self._serve("A", settings)
+            await self._serve("B", settings | {"store_url": f"file://{self._directory / 'A' / 'store'}"})
+            self._start_consumers(settings)
+        else:
+            self._clickhouse = self._directory / "A" / "clickhouse"
+            self._disk("clickhouse", self._clickhouse, _CLICKHOUSE_MB, _WARNING_MB)
+            await self._serve("A", {"refresh_seconds": 0.5})
+        self._keeper = asyncio.create_task(self._keep_running())
+        app_key = await create_app(Store.open(f"file://{self._directory / 'A' / 'store'}"), "campaign", 1)
         await asyncio.sleep(1.0)  # until every gateway has seen the app
-        urls = [f"http://127.0.0.1:{self._ways[serve.name].port}" for serve in self._serves]
-        orders = Orders(urls, app_key, str(self.journal), self._device_count, self._seed)
+        urls = [url_of(self._ways[serve.name].port) for serve in self._serves]
+        orders = msgspec.structs.replace(self._orders, urls=urls, app_key=app_key)
         command = [sys.executable, "-m", "tests.campaign.devices", msgspec.json.encode(orders).decode()]
-        environ = {key: value for key, value in os.environ.items() if not key.startswith("BACKHAUL_")}
-        self._devices = Process(command, environ, self._directory / "devices.log")
-        self._devices.start()
+        self._devices = self._process("devices", command, environ_of(ROOT, {}), 1.5)
 
-    def clickhouse_password(self) -> str:
-        return password_of(self._serves[0].directory / "clickhouse")
-
-    def _start_kafka(self) -> dict[str, object]:
-        self._kafka = LocalKafka.create(self._directory / "kafka", 3)
-        self._kafka.start()
+    async def _start_beside(self) -> dict[str, object]:
+        """Start Kafka and ClickHouse; return what gateways and consumers are told of them."""
+        for number in range(1, _BROKERS + 1):
+            self._disk(f"broker.{number}", self._directory / "kafka" / f"broker-{number}" / "data", _BROKER_MB)
+            await self._way(f"broker.{number}", 0)
+        await asyncio.to_thread(self._start_kafka)
+        self._clickhouse = self._directory / "clickhouse"
+        self._disk("clickhouse", self._clickhouse, _CLICKHOUSE_MB, _WARNING_MB)
+        self._clickhouse_port = free_port()
+        command = [sys.executable, "-P", "-c", _SERVE_CLICKHOUSE, str(self._clickhouse), str(self._clickhouse_port)]
+        environ = environ_of(self._source, {}) | self._clock("clickhouse")
+        process = self._process("clickhouse", command, environ, 1.5)
+        self._keep("clickhouse", lambda: process.runs, process.start)
+        await answers(process, self._clickhouse_port, "/ping", self._directory / "clickhouse.log")
+        await self._way("clickhouse", self._clickhouse_port)
         return {
-            "kafka_bootstrap": self._kafka.bootstrap,
-            "kafka_partitions": 4,
-            "kafka_group": "campaign",
+            "refresh_seconds": 0.5,
+            "kafka_bootstrap": self.bootstrap,
+            "kafka_partitions": _PARTITIONS,
+            "kafka_group": _GROUP,
+            "kafka_events_compression": "gzip",  # this side cannot read zstd
             "kafka_publish_seconds": 1.5,
             "kafka_session_seconds": 6.0,
+            "clickhouse_url": url_of(self._ways["clickhouse"].port),
+            "clickhouse_user": ADMIN,
+            "clickhouse_password": password_of(self._clickhouse),
         }
 
-    async def _serve(self, name: str, settings: Mapping[str, object]) -> Serve:
-        serve = Serve(name, self._directory / name, settings, self._source)
+    def _start_kafka(self) -> None:
+        ways = [self._ways[f"broker.{number}"] for number in range(1, _BROKERS + 1)]
+        self._kafka = LocalKafka.create(
+            self._directory / "kafka", _BROKERS, advertised_ports=[way.port for way in ways]
+        )
+        for broker, way in zip(self._kafka.brokers, ways, strict=True):
+            way.target_port = broker.port
+            name = f"broker.{broker.node}"
+            environ = environ_of(ROOT, {}) | self._clock(name, _BROKER_CLOCK_DAYS)
+            broker.start(environ)
+            self._add(Target(name, _SIGNALS), hits.on_broker(broker, environ))
+            self._keep(name, lambda broker=broker: broker.pid is not None, lambda b=broker, e=environ: b.start(e))  # type: ignore[misc]
+        self._kafka.wait_ready()
+
+    async def _serve(self, name: str, settings: Mapping[str, object]) -> None:
+        directory, port = self._directory / name, free_port()
         if not self._serves:
-            self._mount(serve.directory / ("spool" if self._layout == "kafka" else "log"))
+            log = "spool" if self._layout == "kafka" else "log"
+            self._disk(log, directory / log, _LOG_MB)
+        serve = Serve(name, directory, port, self._source, settings, self._clock(name))
         serve.process.start()
-        await serve.ready()
         self._serves.append(serve)
-        self._ways[name] = await Proxy.open(serve.port)
-        return serve
+        await serve.ready()
+        await self._way(name, port)
+        from_zero: tuple[Kind, ...] = ("from_zero",) if self._layout == "embedded" else ()
+        parts: list[tuple[str, Sequence[Kind]]] = [("gateway", _SIGNALS), ("warehouse", (*_SIGNALS, *from_zero))]
+        if self._layout == "embedded":
+            parts.append(("clickhouse", _SIGNALS))
+        for part, kinds in parts:
+            target = Target(f"{name}.{part}", kinds, 2.0, zombie=part == "warehouse")
+            self._add(target, hits.on_child(serve, part))
+        self._add(Target(f"{name}.supervisor", ("kill",), 0.5), hits.on_process(serve.process))
+        self._keep(f"{name}.supervisor", lambda: serve.process.runs, serve.process.start)
 
-    def _mount(self, log: Path) -> None:
-        """Put the log of the first gateway on a small disk of its own, where we may."""
-        log.mkdir(parents=True, exist_ok=True)
-        mount = shutil.which("mount")
-        if (
-            mount
-            and subprocess.run([mount, "-t", "tmpfs", "-o", _SMALL_DISK, "tmpfs", log], check=False).returncode == 0
-        ):
-            self._disk = log
+    def _start_consumers(self, settings: Mapping[str, object]) -> None:
+        """Start those that run alone: one that fills the warehouse, two that unpack."""
+        environ = environ_of(self._source, settings) | self._clock("C")
+        command = backhaul(self._source, "consume", "warehouse")
+        consumer = self._process("C.warehouse", command, environ, 2.0, ("from_zero",))
+        target = self._hits["C.warehouse"][0]
+        self._add(msgspec.structs.replace(target, zombie=True), hits.on_consumer(consumer, self._groups))
+        window = {"unpack_resend_window_records": RESEND_WINDOW_RECORDS}
+        environ = environ_of(self._source, {**settings, **window}) | self._clock("unpack")
+        for number in (1, 2):
+            name = f"unpack.{number}"
+            process = self._process(name, backhaul(self._source, "consume", "unpack"), environ, 1.5)
+            self._add(msgspec.structs.replace(self._hits[name][0], zombie=True), hits.on_process(process))
+            self._keep(name, lambda process=process: process.runs, process.start)  # type: ignore[misc]
+        self._keep("C.warehouse", lambda: consumer.runs, consumer.start)
+
+    def _process(
+        self, name: str, command: list[str], environ: Mapping[str, str], weight: float, more: Sequence[Kind] = ()
+    ) -> Process:
+        process = Process(command, environ, self._directory / f"{name}.log")
+        process.start()
+        self._processes.append(process)
+        self._add(Target(name, (*_SIGNALS, *more), weight), hits.on_process(process))
+        return process
+
+    async def _way(self, name: str, port: int) -> None:
+        self._ways[name] = await Proxy.open(port)
+        self._add(Target(f"way.{name}", _WAYS), hits.on_way(self._ways[name]))
+
+    def _disk(self, name: str, directory: Path, megabytes: int, warning_megabytes: int = 0) -> None:
+        disk = Disk.mount(directory, megabytes, warning_megabytes)
+        if disk is None:
+            self._notes.append(f"no full disk of {name}: a small file system cannot be mounted here")
         else:
-            self.notes.append("no full disks: a small file system cannot be mounted here")
+            self._disks.append(disk)
+            self._add(Target(f"disk.{name}", ("disk_full",)), hits.on_disk(disk))
 
-    def targets(self) -> list[Target]:
-        """Return what can be hit in this layout."""
-        found = [Target("devices", _SIGNALS, 1.5)]
-        for serve in self._serves:
-            found += [
-                Target(f"{serve.name}.gateway", _SIGNALS, 2.0),
-                Target(f"{serve.name}.warehouse", _SIGNALS, 2.0, zombie=True),
-                Target(f"{serve.name}.supervisor", ("kill",), 0.5),
-            ]
-        found.append(Target("A.clickhouse", _SIGNALS, 1.5))
-        found += [Target(f"way.{name}", _WAYS) for name in self._ways]
-        if self._kafka is not None:
-            found += [Target(f"broker.{broker.node}", _SIGNALS) for broker in self._kafka.brokers]
-        if self._disk is not None:
-            found.append(Target("disk", ("disk_full",)))
+    def _clock(self, name: str, days: tuple[float, float] = _CLOCK_DAYS) -> dict[str, str]:
+        """Give a machine a clock of its own; return what its processes are to be started with."""
+        if self._library is None:
+            return {}
+        clock = Clock(self._library, self._directory / f"clock.{name}")
+        self._add(Target(f"clock.{name}", ("clock_step",), 1.0, clock_days=days), hits.on_clock(clock))
+        return dict(clock.environ)
+
+    def _add(self, target: Target, hit: hits.Hit) -> None:
+        self._hits[target.name] = (target, hit)
+        self._busy.setdefault(target.name, asyncio.Lock())
+
+    def _keep(self, name: str, runs: Callable[[], bool], start: Callable[[], None]) -> None:
+        self._kept[name] = Kept(runs, start)
+
+    async def _keep_running(self) -> None:
+        while True:
+            for name, kept in list(self._kept.items()):
+                if not self._busy[name].locked() and not kept.runs():
+                    self._died[name] += 1
+                    kept.start()
+            await asyncio.sleep(_KEEPER_SECONDS)
+
+    def targets(self, only: str) -> list[Target]:
+        """Return what can be hit in this layout and, as TARGET:KIND, matches the pattern."""
+        found = []
+        for target, _ in self._hits.values():
+            kinds = [kind for kind in target.kinds if fnmatch(f"{target.name}:{kind}", only)]
+            found += [msgspec.structs.replace(target, kinds=kinds)] if kinds else []
         return found
 
     async def hit(self, fault: Fault) -> None:
         """Apply a fault, keep it for its time, and heal it; a target takes one fault at a time."""
-        async with self._busy.setdefault(fault.target, asyncio.Lock()):
-            kind, _, rest = fault.target.partition(".")
-            if kind == "way":
-                await self._hit_way(self._ways[rest], fault)
-            elif kind == "broker":
-                await self._hit_broker(int(rest), fault)
-            elif kind == "disk":
-                await self._fill_disk(fault.seconds)
-            elif kind == "devices":
-                await self._hit_process(self._devices, fault)
-            elif rest == "supervisor":
-                await self._hit_process(self._named(kind).process, fault)
-            else:
-                await self._hit_child(self._named(kind), rest, fault)
-
-    def _named(self, name: str) -> Serve:
-        return next(serve for serve in self._serves if serve.name == name)
-
-    async def _hit_way(self, way: Proxy, fault: Fault) -> None:
-        mode: Mode = fault.kind  # type: ignore[assignment]  # the ways' targets list these kinds only
-        way.become(mode)
-        await asyncio.sleep(fault.seconds)
-        way.become("pass")
-
-    async def _hit_broker(self, node: int, fault: Fault) -> None:
-        if self._kafka is None:
-            return
-        broker = self._kafka.brokers[node - 1]
-        hurt, heal = (broker.kill, broker.start) if fault.kind == "kill" else (broker.pause, broker.resume)
-        await _hurt_and_heal(hurt, heal, fault.seconds)
-
-    async def _hit_process(self, process: Process, fault: Fault) -> None:
-        if fault.kind == "stop":
-            process.signal(signal.SIGSTOP)
-            await asyncio.sleep(fault.seconds)
-            process.signal(signal.SIGCONT)
-            return
-        process.signal(signal.SIGKILL)
-        await process.ended(10.0)
-        await asyncio.sleep(fault.seconds)
-        process.start()
-
-    async def _hit_child(self, serve: Serve, child: str, fault: Fault) -> None:
-        pid = await serve.pid_of(child)
-        if pid is None:
-            raise CampaignError(f"{serve.name}.{child} did not come back")
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL if fault.kind == "kill" else signal.SIGSTOP)
-        await asyncio.sleep(fault.seconds)
-        if fault.kind == "stop":
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-
-    async def _fill_disk(self, seconds: float) -> None:
-        if self._disk is None:
-            return
-        filler = self._disk / "filler"
-        with suppress(OSError), filler.open("wb") as file:
-            while True:
-                file.write(bytes(1024 * 1024))
-                file.flush()
-        await asyncio.sleep(seconds)
-        filler.unlink(missing_ok=True)
+        _, hit = self._hits[fault.target]
+        async with self._busy[fault.target]:
+            await hit(fault)
 
     async def finish_devices(self, seconds: float) -> None:
         """Let the devices say all they have. Raises `CampaignError` where they end with an error of their own."""
-        self._devices.signal(signal.SIGTERM)
+        await asyncio.to_thread(Path(self._orders.stop).touch)
         status = await self._devices.ended(seconds)
         if status is None:
-            self.notes.append("devices were still waiting for an answer at the end")
+            self._notes.append("devices were still waiting for an answer at the end")
         elif status != 0:
             raise CampaignError(f"the devices ended with status {status}; see {self._directory / 'devices.log'}")
 
-    async def spooled_records(self) -> int:
-        """Return what the gateways still keep for Kafka; -1 where one does not say."""
+    async def left(self) -> int:
+        """Return how many records nobody has taken yet. Raises what a log that does not answer raises."""
         if self._layout == "embedded":
-            return 0
-        left = 0
-        for serve in self._serves:
-            try:
-                async with aiohttp.ClientSession() as session, session.get(f"{url_of(serve.port)}/metrics") as answer:
-                    found = re.search(r"^\S*spool_left_records (\S+)$", await answer.text(), re.MULTILINE)
-            except (aiohttp.ClientError, OSError):
-                return -1
-            if found is None:
-                return -1
-            left += int(float(found.group(1)))
-        return left
+            return rest.left_in_file(self._directory / "A" / "log")
+        groups = {self._groups[0]: TOPICS, self._groups[-1]: TOPICS, "unpack": (BATCHES,)}
+        spooled = sum([await rest.spooled(serve.port) for serve in self._serves if serve.process.runs])
+        return spooled + await rest.left_on_kafka(self.bootstrap, groups, _PARTITIONS)
 
-    async def stop(self) -> None:
-        """End everything, whatever state it is in."""
-        if hasattr(self, "_devices"):
-            self._devices.signal(signal.SIGKILL)
+    async def warehouse(self) -> AsyncClient:
+        """Connect to ClickHouse, past the proxies. Raises `ServerError`."""
+        run = runfile.read(self._serves[0].directory)
+        url = run.clickhouse_url if run and run.embedded else url_of(self._clickhouse_port)
+        return await connect(url, ADMIN, password_of(self._clickhouse), "backhaul")
+
+    async def start_over(self) -> bool:
+        """Lose every position and every plan, and have one consumer read the log again from offset 0; say if done."""
+        if self._layout == "embedded":
+            return False
+        for name, process in [
+            ("C.warehouse", self._named("C.warehouse")),
+            *((s.name, s.process) for s in self._serves),
+        ]:
+            self._kept.pop(name, None)
+            self._kept.pop(f"{name}.supervisor", None)
+            if (status := await process.leave(_LEAVE_SECONDS)) != 0:
+                self._notes.append(f"{name} was asked to leave at the end and did so with status {status}")
+        client = await self.warehouse()
+        try:
+            await client.command("TRUNCATE TABLE plans")
+        finally:
+            await client.close()
+        self._groups[:] = ["from-zero"]
+        consumer = self._named("C.warehouse")
+        consumer.environ["BACKHAUL_KAFKA_GROUP"] = "from-zero"
+        consumer.start()
+        return True
+
+    def _named(self, name: str) -> Process:
+        return next(process for process in self._processes if process.log.stem == name)
+
+    async def stop(self, *, keep_disks: bool) -> None:
+        """End everything, whatever state it is in; what was on the small disks is kept where somebody will look."""
+        if hasattr(self, "_keeper"):
+            self._keeper.cancel()
+        for process in self._processes:
+            process.signal(signal.SIGKILL)
         for serve in reversed(self._serves):
-            serve.process.signal(signal.SIGTERM)
-            if await serve.process.ended(40.0) is None:
-                serve.process.signal(signal.SIGKILL)
+            await serve.process.leave(_LEAVE_SECONDS)
         for way in self._ways.values():
             await way.close()
         if self._kafka is not None:
-            await asyncio.to_thread(self._kafka.stop)
-        if self._disk is not None and (umount := shutil.which("umount")):
-            await Process([umount, str(self._disk)], os.environ, self._directory / "umount.log").done(10.0)
-
-
-async def _hurt_and_heal(hurt: Callable[[], None], heal: Callable[[], None], seconds: float) -> None:
-    await asyncio.to_thread(hurt)
-    await asyncio.sleep(seconds)
-    await asyncio.to_thread(heal)
+            for broker in self._kafka.brokers:
+                await asyncio.to_thread(broker.kill)
+        for disk in self._disks:
+            await asyncio.to_thread(disk.unmount, keep=keep_disks)
