@@ -145,6 +145,10 @@ def _print(arguments: Namespace, report: "FleetReport") -> None:
     rows = [
         ("devices", report.devices),
         ("device-days", round(report.device_days, 1)),
+        ("launches", report.launches),
+        ("  that ended in a crash of the app", report.crashes),
+        ("app updates", report.updates),
+        ("clocks set", report.clock_changes),
         ("decisions", report.decisions),
         ("events produced", report.produced),
         ("  taken by the gateway", report.produced - dropped - report.queued),

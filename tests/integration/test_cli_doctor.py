@@ -84,6 +84,24 @@ def test_damaged_documents_in_the_store_are_a_failure(tmp_path: Path, capsys: py
     assert "apps/shop/0000000001.json" in store["text"]
 
 
+def test_a_catalogue_that_ends_soon_is_said_in_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here, key = ("--data", str(tmp_path)), str(tmp_path / "k")
+    main(["app", "create", "shop", *here])
+    main(["key", "generate", key])
+    (tmp_path / "model").write_bytes(b"anything")
+    words = ["--app", "shop", "--model", "m", "--file", str(tmp_path / "model"), "--format", "opaque", "--sdk", ""]
+    assert main(["release", "publish", *words, "--sign", key, *here, "--expires-in-days", "13"]) == 0
+    capsys.readouterr()
+    main(["doctor", *here, "--json"])
+    store = findings(capsys)["store"]
+    assert store["state"] == "warn"
+    assert "catalogues or key lists end soon, or have: shop/m" in store["text"]
+    assert main(["release", "renew", "--app", "shop", "--model", "m", "--sign", key, *here]) == 0
+    capsys.readouterr()
+    main(["doctor", *here, "--json"])
+    assert findings(capsys)["store"]["state"] == "ok"
+
+
 def test_the_packages_are_counted_for_people_and_listed_for_programs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
