@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from gateway.rehearsal.versus import Versus
 
 _HELP = (
-    "live a week twice on the same phones, with this client and with the sample code that the field copies: an update, "
-    "a CDN that answers 404 and later damaged bytes, a release that kills the app, apps that are killed"
+    "this client beside the sample code that the field copies: the same week on the same phones, with an update, a CDN "
+    "that answers 404 and later damaged bytes, a release that kills the app, and apps that are killed (a minute or two)"
 )
 
 
