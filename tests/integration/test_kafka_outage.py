@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from consumers.kafka_fetch import Fetcher
 from consumers.source import EmbeddedSource
@@ -182,6 +183,32 @@ async def test_only_the_first_publish_waits_for_a_kafka_that_hangs(kafka_three: 
     await sink.publish([batch(1, 3)])
     assert sink.gauges()["kafka_pending_bytes"] == 0
     await sink.close()
+
+
+async def test_what_waits_for_a_kafka_that_hangs_is_bounded_and_stored_once_it_goes_on(kafka_three: Kafka) -> None:
+    cluster = kafka_three.cluster
+    assert cluster is not None
+    settings, bound = kafka_three.settings(), 256 * 1024
+    limits = KafkaSinkSettings(publish_timeout_seconds=2, renew_seconds=60, max_pending_bytes=bound)
+    sink = await KafkaSink.open(settings, kafka_three.topics(3), limits, wait_seconds=30)
+    records = [replace(batch(number, 1), headers=(("padding", b"x" * 10_000),)) for number in range(1000)]
+    try:
+        pause_all(cluster)
+        calls = [asyncio.create_task(sink.publish([record])) for record in records]
+        await asyncio.sleep(0.5)
+        pending = sink.gauges()["kafka_pending_bytes"]
+        assert bound - 20_000 < pending <= bound
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {Unavailable}
+        assert sink.gauges()["kafka_pending_bytes"] == pending, "Kafka may still have them"
+    finally:
+        await asyncio.to_thread(heal, cluster)
+    assert await sink.wait_healthy(60)
+    assert sink.gauges()["kafka_pending_bytes"] == 0
+    await sink.close()
+    found = await on_kafka(settings, BATCHES, 3)
+    assert len(found) == pending // 10_000
+    assert {len(numbers) for numbers in found.values()} == {1}
 
 
 async def test_closing_is_bounded_while_kafka_hangs(kafka_three: Kafka) -> None:
