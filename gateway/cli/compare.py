@@ -60,7 +60,7 @@ def _run(arguments: Namespace) -> int:
         budget_share=arguments.budget,
         seed=arguments.seed,
     )
-    return _print(arguments, _rehearsed(plan, arguments.keep))
+    return print_found(arguments, _rehearsed(plan, arguments.keep))
 
 
 def _rehearsed(plan: "Plan", keep: Path | None) -> "Rehearsed":
@@ -82,7 +82,8 @@ def _rehearsed(plan: "Plan", keep: Path | None) -> "Rehearsed":
         raise CommandError(f"cannot compare: {error}") from error
 
 
-def _print(arguments: Namespace, found: "Rehearsed") -> int:
+def print_found(arguments: Namespace, found: "Rehearsed") -> int:
+    """Print the two sides and where they differ; say whether nothing was lost or doubled."""
     import msgspec
 
     from gateway.rehearsal.sides import sides

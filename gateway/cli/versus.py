@@ -42,11 +42,12 @@ def _run(arguments: Namespace) -> int:
             found = asyncio.run(compare(arguments.devices, arguments.seed, Path(directory), prices, _watch))
     except (DemoError, OSError) as error:
         raise CommandError(f"cannot compare: {error}") from error
-    _print(arguments, found, prices.as_of)
+    print_found(arguments, found, prices.as_of)
     return DONE
 
 
-def _print(arguments: Namespace, found: "Versus", as_of: str) -> None:
+def print_found(arguments: Namespace, found: "Versus", as_of: str) -> None:
+    """Print both, beside each other."""
     import msgspec
 
     if arguments.json:
