@@ -1,26 +1,34 @@
 """How each kind of part is hit and healed."""
 
 import asyncio
+import logging
 import os
 import signal
+import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 
 from consumers.positions import keep, load, positions_path
 from deploy.local_kafka import Broker
+from schemas.topics import BATCHES
 from tests.campaign.clocks import Clock
 from tests.campaign.disks import Disk
 from tests.campaign.processes import Process, Serve
 from tests.campaign.proxy import Mode, Proxy
+from tests.campaign.rest import left_in_file
 from tests.campaign.schedule import Fault
 
 Hit = Callable[[Fault], Awaitable[None]]
 
 _KILLED_SECONDS = 10.0
-# The consumer reads the log to its end meanwhile, and the gateway trims nothing.
-_CAUGHT_UP_SECONDS = 1.0
+# Well below the silence for which a supervisor kills a gateway.
+_READ_SECONDS = 15.0
+_AGAIN_SECONDS = 0.05
+
+_log = logging.getLogger(__name__)
 
 
 def on_process(process: Process) -> Hit:
@@ -69,17 +77,36 @@ def on_child(serve: Serve, child: str) -> Hit:
 
 
 async def _lose_positions(serve: Serve) -> None:
-    """Have the warehouse consumer begin at offset 0 of what the embedded log still holds, which is kept meanwhile."""
+    """Have the warehouse consumer begin at offset 0 of what the embedded log still holds.
+
+    The gateway is stopped where there is something to read, and so does not trim what the consumer then reads.
+    """
+    log = serve.directory / "log"
     gateway = await serve.pid_of("gateway")
-    _send(gateway, signal.SIGSTOP)
-    await asyncio.sleep(_CAUGHT_UP_SECONDS)
-    path = positions_path(serve.directory / "log", "warehouse")
+    try:
+        async with asyncio.timeout(_READ_SECONDS):
+            while not await asyncio.to_thread(_stopped_with_unread, gateway, log):  # noqa: ASYNC110 - of a file
+                await asyncio.sleep(_AGAIN_SECONDS)
+            while await asyncio.to_thread(left_in_file, log, (BATCHES,)):  # noqa: ASYNC110 - of a file
+                await asyncio.sleep(_AGAIN_SECONDS)
+    except (TimeoutError, OSError, sqlite3.Error):  # other faults last: then there is less to read again
+        _log.info("the consumer did not reach the log's end", exc_info=True)
     _send(await serve.pid_of("warehouse"), signal.SIGKILL)
+    path = positions_path(log, "warehouse")
     kept = load(path)
     if kept is not None:
         with suppress(OSError):  # a disk that is full: then it was killed, no more
             keep(path, msgspec.structs.replace(kept, positions=dict.fromkeys(kept.positions, 0)))
     _send(gateway, signal.SIGCONT)
+
+
+def _stopped_with_unread(gateway: int, log: Path) -> bool:
+    """Stop the gateway; let it go on where everything on the log is read."""
+    _send(gateway, signal.SIGSTOP)
+    unread = left_in_file(log, (BATCHES,)) > 0
+    if not unread:
+        _send(gateway, signal.SIGCONT)
+    return unread
 
 
 def on_broker(broker: Broker, environ: Mapping[str, str]) -> Hit:

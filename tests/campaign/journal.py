@@ -19,6 +19,7 @@ CREATE TABLE IF NOT EXISTS batches (
 CREATE UNIQUE INDEX IF NOT EXISTS in_order ON batches (device, seq);
 CREATE TABLE IF NOT EXISTS resends (batch TEXT NOT NULL, same INTEGER NOT NULL);
 """
+_RESENDS: Final = 8
 _COLUMNS: Final = "batch, device, seq, body, malformed, produced, dropped, refused"
 
 Refused = dict[int, str]  # index: reason
@@ -86,6 +87,25 @@ class Journal:
         """Return how many resends were answered, and how many of them otherwise than the first time."""
         answered, other = self._database.execute("SELECT count(*), coalesce(sum(NOT same), 0) FROM resends").fetchone()
         return int(answered), int(other)
+
+    def has_answers(self) -> bool:
+        """Say whether a batch was acknowledged."""
+        return bool(
+            self._database.execute("SELECT EXISTS (SELECT 1 FROM batches WHERE refused IS NOT NULL)").fetchone()[0]
+        )
+
+    def has_all_kinds(self) -> bool:
+        """Say whether events were accepted, events were refused and some batches were sent again.
+
+        Less would prove little: a batch sent again at once may stand in one range with the first.
+        """
+        (found,) = self._database.execute(
+            "SELECT EXISTS (SELECT 1 FROM batches WHERE CAST(refused AS TEXT) = '{}' AND NOT malformed)"
+            " + EXISTS (SELECT 1 FROM batches WHERE CAST(refused AS TEXT) LIKE '{_%}')"
+            " + ((SELECT count(*) FROM resends) >= ?)",
+            (_RESENDS,),
+        ).fetchone()
+        return int(found) == 3
 
     def close(self) -> None:
         self._database.close()

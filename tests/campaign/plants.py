@@ -23,7 +23,7 @@ PLANTS: Final[dict[str, tuple[Plant, ...]]] = {
             "gateway/ingest.py",
             "await self._publish(taken.records)",
             "__import__('asyncio').get_running_loop().call_later("
-            "0.5, lambda: __import__('asyncio').ensure_future(self._publish(taken.records)))",
+            "2.0, lambda: __import__('asyncio').ensure_future(self._publish(taken.records)))",
         ),
     ),
     # A replay then repeats what it should complete: with a lost answer of ClickHouse, in the kafka layout.

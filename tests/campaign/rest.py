@@ -43,11 +43,11 @@ async def left_on_kafka(bootstrap: str, groups: Mapping[str, Sequence[str]], par
     return left
 
 
-def left_in_file(directory: Path) -> int:
+def left_in_file(directory: Path, topics: Sequence[str] = TOPICS) -> int:
     """Return how many records of the embedded log lie past the consumer's position. Raises OSError, sqlite3.Error."""
     kept = load(positions_path(directory, "warehouse"))
     log = LogFile(directory)
     try:
-        return sum(log.end(topic) - (kept.positions.get(topic, 0) if kept else 0) for topic in TOPICS)
+        return sum(log.end(topic) - (kept.positions.get(topic, 0) if kept else 0) for topic in topics)
     finally:
         log.drop()

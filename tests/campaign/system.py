@@ -5,6 +5,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final, Literal
@@ -24,6 +25,7 @@ from tests.campaign import hits, rest
 from tests.campaign.clocks import Clock, library
 from tests.campaign.devices import Orders
 from tests.campaign.disks import Disk
+from tests.campaign.journal import Journal
 from tests.campaign.processes import ROOT, CampaignError, Process, Serve, answers, backhaul, environ_of
 from tests.campaign.proxy import Proxy
 from tests.campaign.schedule import Fault, Kind, Target
@@ -37,6 +39,7 @@ _GROUP: Final = "campaign"
 _SIGNALS: Final = ("kill", "stop")
 _WAYS: Final[tuple[Kind, ...]] = ("refuse", "blackhole", "lose_replies")
 _LEAVE_SECONDS: Final = 40.0
+_FIRST_ANSWER_SECONDS: Final = 60.0
 _KEEPER_SECONDS: Final = 0.5
 _LOG_MB: Final = 96
 _CLICKHOUSE_MB: Final = 1024
@@ -117,6 +120,7 @@ class System:
         orders = msgspec.structs.replace(self._orders, urls=urls, app_key=app_key)
         command = [sys.executable, "-m", "tests.campaign.devices", msgspec.json.encode(orders).decode()]
         self._devices = self._process("devices", command, environ_of(ROOT, {}), 1.5)
+        await self._journal_shows(Journal.has_answers, _FIRST_ANSWER_SECONDS)
 
     async def _start_beside(self) -> dict[str, object]:
         """Start Kafka and ClickHouse; return what gateways and consumers are told of them."""
@@ -255,13 +259,25 @@ class System:
             await hit(fault)
 
     async def finish_devices(self, seconds: float) -> None:
-        """Let the devices say all they have. Raises `CampaignError` where they end with an error of their own."""
+        """Let the devices say all they have. Raises `CampaignError` where they end with an error of their own.
+
+        On a slow machine few faults are over before devices have seen every kind of answer: then they go on a while.
+        """
+        await self._journal_shows(Journal.has_all_kinds, seconds)
         await asyncio.to_thread(Path(self._orders.stop).touch)
         status = await self._devices.ended(seconds)
         if status is None:
             self._notes.append("devices were still waiting for an answer at the end")
         elif status != 0:
             raise CampaignError(f"the devices ended with status {status}; see {self._directory / 'devices.log'}")
+
+    async def _journal_shows(self, what: Callable[[Journal], bool], seconds: float) -> None:
+        journal = Journal(self.journal)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not what(journal):  # noqa: ASYNC110 - another process writes it
+                    await asyncio.sleep(_KEEPER_SECONDS)
+        journal.close()
 
     async def left(self) -> int:
         """Return how many records nobody has taken yet. Raises what a log that does not answer raises."""

@@ -26,7 +26,7 @@ def test_a_short_campaign_loses_and_doubles_nothing() -> None:
 @pytest.mark.parametrize(
     ("broken", "faults", "count", "noticed"),
     [
-        ("acknowledge_early", "A.gateway:kill", "3", "lost"),
+        ("acknowledge_early", "A.gateway:kill", "4", "lost"),
         ("forget_resends", "way.A:lose_replies", "1", "doubled"),
         ("forget_ranges", "A.warehouse:from_zero", "2", "doubled"),
     ],

@@ -162,9 +162,17 @@ def test_the_journal_gives_back_what_it_was_given(tmp_path: Path) -> None:
     unanswered = msgspec.structs.replace(B1, refused=None)
     journal.add(unanswered, 1.0)
     assert journal.unacknowledged() == [unanswered] == [journal.newest("d")]
+    assert not journal.has_answers()
     journal.acknowledge("b1", {1: "score_out_of_range"}, 3.5)
     assert journal.all() == [msgspec.structs.replace(B1, waited_seconds=2.5)]
     assert (journal.unacknowledged(), journal.one("d", 2)) == ([], None)
+    journal.add(msgspec.structs.replace(B2, refused=None), 4.0)
+    journal.acknowledge("b2", {}, 5.0)
+    assert journal.has_answers()
+    assert not journal.has_all_kinds()
+    for same in (*[True] * 7, False):
+        journal.resent("b1", same=same)
+    assert (journal.has_all_kinds(), journal.resends()) == (True, (8, 1))
     journal.close()
 
 
