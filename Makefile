@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test check lint types campaign mutations bench bench-quick format schemas clean
+.PHONY: help install demo test check lint types campaign mutations bench bench-quick documents format schemas clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,11 +39,14 @@ campaign: $(INSTALLED)  ## faults by the hundred, then every event is counted: m
 mutations: $(INSTALLED)  ## break the reference client on purpose, 70 ways, and see its tests notice: about ten minutes
 	@$(BIN)/python -m tests.mutations $(MUTATIONS)
 
-bench: $(INSTALLED)  ## our gateway beside the floor and its peers, about eight minutes; JSON=1 prints JSON
+bench: $(INSTALLED)  ## our gateway beside the floor and its peers, about ten minutes; JSON=1 prints JSON
 	@JSON=$(JSON) $(BIN)/python -m tests.bench $(BENCH)
 
 bench-quick: $(INSTALLED)  ## ours, the floor and aiohttp alone, in under two minutes
 	@JSON=$(JSON) $(BIN)/python -m tests.bench --quick $(BENCH)
+
+documents: $(INSTALLED)  ## put the newest result of the bench into README.md and deploy/CAPACITY.md
+	@$(BIN)/python -m tests.bench.documents
 
 format: $(INSTALLED)  ## let ruff rewrite the files
 	$(BIN)/ruff check --fix .

@@ -13,7 +13,7 @@
 """
 
 from datetime import date
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from clickhouse_connect.driver.asyncclient import AsyncClient
 from msgspec import Struct
@@ -183,6 +183,22 @@ _WITHOUT: Final = """
 """
 
 
+class Totals(NamedTuple):
+    """Of all devices that keep a ledger: how many there are, and what waits, is missing and is too much on them."""
+
+    devices: int
+    waiting: int
+    missing: int
+    surplus: int
+
+
+async def totals(client: AsyncClient, app: str | None, retention_days: int) -> Totals:
+    """Sum up what the ledgers say of now, also where rows have expired."""
+    parameters = {"app": app or "", "replayed": REPLAYED_BY, "retention_days": retention_days}
+    ((devices, *counts),) = await _rows(client, _TOTALS, parameters)
+    return Totals(devices, *counts)
+
+
 async def loss(
     client: AsyncClient, app: str | None = None, *, days: int = 30, retention_days: int = 90, limit: int = 1000
 ) -> LossReport:
@@ -201,10 +217,10 @@ async def loss(
     ]
     # What came back is of the day on which it was refused; a body that was refused whole may be alone on its day.
     rows += [(*place, 0, 0, 0, 0, 0, {}, 0, count) for place, count in replayed.items()]
-    ((devices, waiting, missing, surplus),) = await _rows(client, _TOTALS, parameters)
+    summed = await totals(client, app, retention_days)
     wrong = [Wrong(*row) for row in await _rows(client, _WRONG, parameters)]
     (without,) = await _rows(client, _WITHOUT, parameters)
-    return LossReport([Day(*row) for row in rows], devices, waiting, missing, surplus, wrong, *without)
+    return LossReport([Day(*row) for row in rows], *summed, wrong, *without)
 
 
 async def _rows(client: AsyncClient, question: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from clickhouse_connect.driver.asyncclient import AsyncClient
 from msgspec import Struct
 
+from consumers.loss import totals
 from schemas.records import REPLAYED_BY
 
 CONVERTED: Final = "purchased"
@@ -54,10 +55,11 @@ class Conversion(Struct, frozen=True):
 
 
 class Loss(Struct, frozen=True):
-    """The devices' own ledgers beside what arrived: produced = stored + dropped + refused + waiting, on every device.
+    """The devices' own ledgers beside what arrived.
 
-    `waiting` is what is still on the devices, as far as their ledgers tell: where more arrived than a ledger knows of,
-    nothing waits, and `backhaul report loss` names the device. Devices that never sent a ledger are only counted.
+    On a device, produced = stored + dropped + refused + waiting + missing, until its first rows expire; `waiting` and
+    `missing` are right then, too. `backhaul report loss` names the devices where it does not add up. Devices that never
+    sent a ledger are only counted.
     """
 
     devices: int
@@ -65,8 +67,9 @@ class Loss(Struct, frozen=True):
     dropped: dict[str, int]
     stored: int
     refused: int
-    waiting: int = 0
     without_ledger: int = 0
+    waiting: int = 0
+    missing: int = 0
 
 
 class Summary(Struct, frozen=True):
@@ -130,7 +133,6 @@ _CONVERSIONS: Final = """
 _LOSS: Final = """
     SELECT
         count(), sumIf(ledger.1, known), sumMapIf(ledger.2, known), sumIf(stored, known), sumIf(refused, known),
-        toInt64(sumIf(greatest(toInt64(ledger.1) - arraySum(mapValues(ledger.2)) - stored - refused, 0), known)),
         countIf(NOT known)
     FROM (
         SELECT
@@ -146,9 +148,10 @@ async def stored_counts(client: AsyncClient, app: str | None = None) -> Counts:
     return Counts(*(await _rows(client, _COUNTS, app))[0])
 
 
-async def summary(client: AsyncClient, app: str | None = None) -> Summary:
+async def summary(client: AsyncClient, app: str | None = None, retention_days: int = 90) -> Summary:
     """Say how an app, or every app, is doing."""
-    devices, produced, dropped, *counts = (await _rows(client, _LOSS, app))[0]
+    devices, produced, dropped, stored, refused, without = (await _rows(client, _LOSS, app))[0]
+    now = await totals(client, app, retention_days)
     types = dict(await _rows(client, _TYPES, app))
     return Summary(
         requests=(await stored_counts(client, app)).batches,
@@ -156,7 +159,7 @@ async def summary(client: AsyncClient, app: str | None = None) -> Summary:
         refused=dict(await _rows(client, _REASONS, app)),
         devices=[Running(*row) for row in await _rows(client, _RUNNING, app)],
         conversions=[Conversion(*row) for row in await _rows(client, _CONVERSIONS, app)],
-        loss=Loss(devices, produced, dict(dropped), *counts),
+        loss=Loss(devices, produced, dict(dropped), stored, refused, without, now.waiting, now.missing),
     )
 
 

@@ -176,9 +176,25 @@ async def connect(
             autogenerate_session_id=False,  # sessions serialise queries; these run side by side
         )
     except (ClickHouseError, aiohttp.ClientError, OSError) as error:
-        raise ServerError(f"cannot reach ClickHouse at {url}: {str(error).splitlines()[0]}") from error
+        raise ServerError(f"ClickHouse at {url} {_why(str(error), user, ca_file)}") from error
     client.database = database
     return client
+
+
+def _why(said: str, user: str, ca_file: str) -> str:
+    """Say what a failure to connect means, and which key to look at; the client hands on texts only."""
+    if "Authentication failed" in said:
+        return f"refuses the user {user!r}: check clickhouse_user and clickhouse_password"
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        reason = said.partition("certificate verify failed: ")[2].partition(" (_ssl")[0]
+        return f"shows a certificate that is not believed ({reason}): check clickhouse_ca_file, and the host's name"
+    if "WRONG_VERSION_NUMBER" in said:
+        return "speaks no TLS there: check whether clickhouse_url begins with http or https, and its port"
+    if "Server disconnected" in said:
+        return "hangs up: check whether clickhouse_url begins with http or https, and its port"
+    if ca_file and not os.access(ca_file, os.R_OK):
+        return f"was not asked, since clickhouse_ca_file cannot be read: {ca_file}"
+    return f"cannot be reached: {said.splitlines()[0]}"
 
 
 def serve(directory: Path, port: int, lifeline: int | None = None, beat: Callable[[], None] | None = None) -> int:

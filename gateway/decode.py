@@ -2,6 +2,9 @@
 
 * The usual batch costs one typed pass. Only when that finds fault is each event judged alone, from its own text.
 * Every event ends as accepted or refused: `len(refused)` plus the accepted ones is `events`.
+* Tried and not kept, on 12 signals: one array per field instead of one object per event takes 6 % fewer bytes and 26
+  microseconds to decode where these take 27, since most of both are numbers; `list[float]` first, and nulls only where
+  it fails, wins a tenth of that for the few batches without a null.
 * What is not UTF-8 JSON from end to end, or nested deeper than the decoder goes, is no batch: nothing of it is taken.
 """
 

@@ -193,6 +193,13 @@ async def _store(config: Config) -> Finding:
         return Finding("store", "fail", text, "restore them from a copy: backhaul release verify", damaged)
     if not apps:
         return Finding("store", "warn", f"{address} answers and holds no app", "make one: backhaul app create NAME")
+    from gateway.releases.audit import SOON_MS
+
+    rules = {f"{app}/{model}": each for app, models in keeper.current.apps.items() for model, each in models.items()}
+    ending = sorted(name for name, each in rules.items() if each.expires_at <= time.time() * 1000 + SOON_MS)
+    if ending:
+        text = f"{address} answers; catalogues or key lists end soon, or have: {', '.join(ending)}"
+        return Finding("store", "warn", text, "`backhaul release verify` says when; sign them again in time", ending)
     return Finding("store", "ok", f"{address} answers")
 
 
@@ -262,11 +269,11 @@ async def _clickhouse(config: Config) -> Finding:
         )
     except (ServerError, TimeoutError) as error:
         advice = (
-            "check clickhouse_url, clickhouse_user and clickhouse_password"
+            "look at the keys clickhouse_*; the log keeps what comes meanwhile"
             if config.clickhouse_url
             else ("it may still be starting; look at what serve prints")
         )
-        return Finding("clickhouse", "fail", f"{url} does not answer: {str(error) or 'no answer'}", advice)
+        return Finding("clickhouse", "fail", str(error) or f"{url} does not answer", advice)
     try:
         asked_at_ms = time.time() * 1000
         answer = await client.query("SELECT version(), toUnixTimestamp64Milli(now64(3))")

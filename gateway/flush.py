@@ -66,7 +66,8 @@ class FlushControl:
         """How long a refused device should be silent at least; the caller spreads it up to twice that."""
         if self._budget_per_second <= 0:
             return _LEAST_WAIT_SECONDS
-        room = self._returning / (self._budget_per_second * _RETURN_SHARE)
+        # One after the other: the product of a budget that is next to nothing is nothing.
+        room = self._returning / self._budget_per_second / _RETURN_SHARE
         return min(max(_LEAST_WAIT_SECONDS, room), _MOST_WAIT_SECONDS)
 
     def tick(self, elapsed_seconds: float, pressure: float = 0.0) -> None:

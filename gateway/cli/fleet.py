@@ -24,7 +24,9 @@ def register(nouns: Nouns) -> None:
     simulate.register(verbs)
     compare.register(verbs)
     versus.register(verbs)
-    run = add_command(verbs, "run", _run, "let devices live for a while against a gateway", configured=False)
+    run = add_command(
+        verbs, "run", _run, "let real clients live for a while against a gateway that serves", configured=False
+    )
     run.add_argument("--url", required=True, metavar="U", help="the gateway")
     run.add_argument(
         "--app-key", metavar="K", help="the app's key (default: one of the app fleet, made in the store here)"
@@ -41,7 +43,9 @@ def register(nouns: Nouns) -> None:
         "--day-seconds", type=seconds, default=20.0, metavar="S", help="how long a device's day takes (20)"
     )
     run.add_argument("--seed", type=int, default=1, metavar="N", help="the same seed is the same users (1)")
-    run.add_argument("--data", type=Path, metavar="DIR", help="where the devices keep their state (default: nowhere)")
+    run.add_argument(
+        "--data", type=Path, metavar="DIR", help="where the devices keep their state (default: a temporary directory)"
+    )
 
 
 def _run(arguments: Namespace) -> int:
@@ -145,6 +149,10 @@ def _print(arguments: Namespace, report: "FleetReport") -> None:
     rows = [
         ("devices", report.devices),
         ("device-days", round(report.device_days, 1)),
+        ("launches", report.launches),
+        ("  that ended in a crash of the app", report.crashes),
+        ("app updates", report.updates),
+        ("clocks set", report.clock_changes),
         ("decisions", report.decisions),
         ("events produced", report.produced),
         ("  taken by the gateway", report.produced - dropped - report.queued),

@@ -30,7 +30,7 @@ def _summary(arguments: Namespace) -> int:
     from gateway.cli.warehouse import ask
 
     config = configuration(arguments)
-    found = ask(config, lambda client: summary(client, arguments.app))
+    found = ask(config, lambda client: summary(client, arguments.app, config.retention_days))
     if not found.requests and not found.refused:
         _check_app(config, arguments.app)
     if arguments.json:
@@ -43,6 +43,7 @@ def _summary(arguments: Namespace) -> int:
 def _print(arguments: Namespace, found: "Summary") -> None:
     loss = found.loss
     dropped = [(f"dropped on the devices: {reason}", count) for reason, count in loss.dropped.items()]
+    missing = [("missing, though later batches are here: see report loss", loss.missing)] if loss.missing else []
     without = [("devices that send no ledger", loss.without_ledger)] if loss.without_ledger else []
     traffic = [
         ("devices", loss.devices),
@@ -52,6 +53,7 @@ def _print(arguments: Namespace, found: "Summary") -> None:
         *dropped,
         ("produced, by the devices' ledgers", loss.produced),
         ("not here yet: still on the devices", loss.waiting),
+        *missing,
         *without,
     ]
     running = [(each.app, each.model, each.use, each.devices) for each in found.devices]

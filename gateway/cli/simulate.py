@@ -20,28 +20,45 @@ if TYPE_CHECKING:
     from gateway.client.fleet.simulation.surge import SurgeReport
     from gateway.client.fleet.simulation.workload import Workload
 
-_HELP = "compare flush policies on simulated devices, without a gateway"
+_HELP = "what flush policies cost and bring: simulated devices by the million, without a gateway"
 _OUTAGE_HOURS: Final = 1.0
+_POLICIES_HELP: Final = (
+    "which to set beside backhaul, with commas between: naive (a request an event, a poll a launch), sdk_default (20 "
+    "events or 30 s, a poll a launch), sdk_cached (polls every 12 hours), backhaul_in_rollout (a twentieth of the "
+    "devices keep the shorter lease), and variants; `all` for all (these four)"
+)
 
 
 def register(verbs: Nouns) -> None:
     """Add the verb."""
     command = add_command(verbs, "simulate", _run, _HELP, configured=False)
-    command.add_argument("--devices", type=whole(1), default=100_000, metavar="N", help="how many (100000)")
-    command.add_argument("--days", type=_positive, default=8.0, metavar="D", help="how long (8)")
+    command.add_argument(
+        "--devices",
+        type=whole(1),
+        default=100_000,
+        metavar="N",
+        help="how many (100000); any number takes the memory of 20000 a core",
+    )
+    command.add_argument(
+        "--days",
+        type=_positive,
+        default=8.0,
+        metavar="D",
+        help="how long (8); a million device-days take a core ten seconds for each policy",
+    )
     command.add_argument("--launches", type=_positive, default=3.5, metavar="L", help="launches a device-day (3.5)")
     command.add_argument("--decisions", type=_positive, default=10.5, metavar="C", help="decisions a device-day (10.5)")
     command.add_argument("--seed", type=whole(0), default=1, metavar="N", help="the same seed is the same users (1)")
-    command.add_argument("--policies", metavar="NAMES", help="which to compare, with commas between; `all` for all")
-    command.add_argument("--flush-events", type=whole(1), metavar="N", help="flush at this many events")
-    command.add_argument("--flush-seconds", type=_positive, metavar="S", help="flush at this age")
-    command.add_argument("--lease-seconds", type=_positive, metavar="S", help="ask for news after this long")
+    command.add_argument("--policies", metavar="NAMES", help=_POLICIES_HELP)
+    command.add_argument("--flush-events", type=whole(1), metavar="N", help="let backhaul flush at this many events")
+    command.add_argument("--flush-seconds", type=_positive, metavar="S", help="let it flush at this age")
+    command.add_argument("--lease-seconds", type=_positive, metavar="S", help="let it ask for news after this long")
     command.add_argument(
         "--outage-hours",
-        type=_positive,
+        type=_hours,
         metavar="H",
-        help="turn the gateway off for so long, and let it come to a surge, with and without flush control; these take "
-        "100000 to 300000 devices (1; where --devices is less than 100000: not at all)",
+        help="turn the gateway off for so long, then let it come to a surge, with flush control and without, for "
+        "100000 to 300000 devices; 0: do not (1, but 0 where --devices is below 100000)",
     )
     command.add_argument("--plots", type=Path, metavar="DIR", help="draw what was found, as SVG files")
 
@@ -99,7 +116,7 @@ def _outage(
     from gateway.client.fleet.simulation.surge import simulate_surge
 
     hours = arguments.outage_hours
-    if hours is None and arguments.devices < LEAST_DEVICES:
+    if hours == 0 or (hours is None and arguments.devices < LEAST_DEVICES):
         return None, None
     _tell("an outage and a surge")
     devices = min(max(arguments.devices, LEAST_DEVICES), MOST_DEVICES)
@@ -147,6 +164,10 @@ def _tell(text: str) -> None:
     if sys.stderr.isatty():
         sys.stderr.write(f"\r{text}\x1b[K")
         sys.stderr.flush()
+
+
+def _hours(text: str) -> float:
+    return 0.0 if text == "0" else _positive(text)
 
 
 def _positive(text: str) -> float:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from gateway.rehearsal.versus import Versus
 
 _HELP = (
-    "live a week twice on the same phones, with this client and with the sample code that the field copies: an update, "
-    "a CDN that answers 404 and later damaged bytes, a release that kills the app, apps that are killed"
+    "this client beside the sample code that the field copies: the same week on the same phones, with an update, a CDN "
+    "that answers 404 and later damaged bytes, a release that kills the app, and apps that are killed (a minute or two)"
 )
 
 
@@ -42,11 +42,12 @@ def _run(arguments: Namespace) -> int:
             found = asyncio.run(compare(arguments.devices, arguments.seed, Path(directory), prices, _watch))
     except (DemoError, OSError) as error:
         raise CommandError(f"cannot compare: {error}") from error
-    _print(arguments, found, prices.as_of)
+    print_found(arguments, found, prices.as_of)
     return DONE
 
 
-def _print(arguments: Namespace, found: "Versus", as_of: str) -> None:
+def print_found(arguments: Namespace, found: "Versus", as_of: str) -> None:
+    """Print both, beside each other."""
     import msgspec
 
     if arguments.json:

@@ -50,7 +50,7 @@ async def _ask(config: "Config", question: "Callable[[AsyncClient], Awaitable[T]
     try:
         client = await connect(url, user, password, config.clickhouse_database, ca_file=config.clickhouse_ca_file)
     except ServerError as error:
-        raise Unreachable(f"{error}: is it still starting? `backhaul doctor` tells more") from error
+        raise Unreachable(f"{error}; `backhaul doctor` tells more") from error
     try:
         if config.clickhouse_url:
             client.set_client_setting("readonly", _READ_ONLY)

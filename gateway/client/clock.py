@@ -45,6 +45,10 @@ class ScaledClock:
         self._start_ms = start_ms
         self._began = time.monotonic()
 
+    def move(self, seconds: float) -> None:
+        """Set the wall clock, as a user or the network does; what is measured goes on."""
+        self._start_ms += int(seconds * 1000)
+
     def now_ms(self) -> int:
         return self._start_ms + int(self.monotonic() * 1000)
 

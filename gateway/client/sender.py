@@ -177,6 +177,8 @@ class Sender:
         elif fate in (Fate.SPLIT, Fate.DROPPED):
             return self._drop(frozen, answer.code)
         else:
+            if not answer.sent and frozen.events == 0:
+                self._queue.thaw(frozen)  # nobody has seen this check: the next batch carries what happens meanwhile
             self._back_off(fate, answer)
         return fate
 

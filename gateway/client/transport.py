@@ -56,6 +56,7 @@ class Answer(Struct, frozen=True):
 
     * `delivered`: the gateway has this very batch. `reply` is what it says besides, where that can be read.
     * `code` is the contract's word for a refusal, empty when it came from somebody else.
+    * `sent`: something of the batch may have left the device.
     """
 
     status: int
@@ -63,9 +64,11 @@ class Answer(Struct, frozen=True):
     delivered: bool = False
     reply: Reply | None = None
     retry_after: str | None = None
+    sent: bool = True
 
 
 NO_ANSWER: Final = Answer(0)
+NO_CONNECTION: Final = Answer(0, sent=False)
 
 
 def pack(document: bytes) -> bytes:
@@ -98,6 +101,9 @@ class Transport:
                 if response.status != 200:
                     return await _refused(response)
                 text = await _beginning_of(response, self._reply_bytes + 1)
+        except aiohttp.ClientConnectorError as error:
+            logger.info("no connection to the gateway: %r", error)
+            return NO_CONNECTION
         except (aiohttp.ClientError, OSError, ValueError) as error:
             logger.info("no answer from the gateway: %r", error)
             return NO_ANSWER

@@ -138,6 +138,7 @@ class Updates:
         del self._wanted[wanted.model]
         slot, entry = self._slots[wanted.model], wanted.entry
         if rules.listed(slot.kept.catalogue, slot.kept.floor, entry.release) != entry:
+            self.sweep()
             return
         if got.failed == "deferred":  # no fault of its own: the answer to the next flush asks for it again
             slot.kept.report(entry.release, got.failed)

@@ -136,7 +136,7 @@ class KafkaSink(Sink):
             raise self._unavailable() from None
         except MessageSizeTooLargeError as error:
             raise TooLarge(str(error), _AWAY_RETRY_SECONDS) from error
-        except (KafkaError, AssertionError) as error:
+        except KafkaError as error:
             self._fail(error)
             raise self._unavailable() from error
         finally:
@@ -328,9 +328,7 @@ class KafkaSink(Sink):
             self._kafka,
             TOPICS,
             self._settled,
-            batch_bytes=self._settings.batch_bytes,
-            max_batch_bytes=report.max_record_bytes,
-            max_record_bytes=max(report.record_bytes.values()),
+            parcel_bytes=min(self._settings.batch_bytes, report.max_record_bytes),
             linger_ms=self._settings.linger_ms,
         )
         self._counts["connections"] += 1

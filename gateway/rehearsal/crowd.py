@@ -4,10 +4,13 @@
 """
 
 import asyncio
+import os
 import resource
+import signal
 import time
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
@@ -63,15 +66,24 @@ class Played(Struct):
 
 def perform(part: Part, line: Connection) -> None:
     """Open the devices, say so, begin at the moment that is sent back, and send what came of it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends us
     line.send(asyncio.run(_perform(part, line)))
 
 
 async def _perform(part: Part, line: Connection) -> Played:
     async with AsyncExitStack() as stack:
+        _leave_when_orphaned()
         crowd = await stack.enter_async_context(Crowd(part))
         line.send("ready")
         began = await asyncio.to_thread(line.recv)
         return await crowd.play(began)
+
+
+def _leave_when_orphaned() -> None:
+    """End the process when its parent was killed: nobody would ever ask what came of it."""
+    parent = parent_process()
+    if parent is not None:
+        asyncio.get_running_loop().add_reader(parent.sentinel, os._exit, 1)
 
 
 class Crowd:

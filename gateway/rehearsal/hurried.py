@@ -1,22 +1,28 @@
 """A real gateway whose flush control lives at the devices' pace: the process that a rehearsal kills and starts again.
 
 * `python -m gateway.rehearsal.hurried DATA PORT PACE`: it says "ready" once it could serve, serves when it is sent a
-  line, says its port, and leaves when its input ends. So one that waits can take over within milliseconds.
+  line, says so, and leaves when its input ends. So one that waits can take over within milliseconds.
 * What it keeps is under DATA; its settings are the variables of `backhaul serve`.
 """
 
 import asyncio
 import os
+import random
 import sys
 from contextlib import AsyncExitStack
+from typing import Final
 
 from aiohttp import web
 
-from gateway.app import create_app
+from gateway.app import FRONT, create_app
 from gateway.config import load
 from gateway.publish.embedded import EmbeddedLog
 from gateway.releases.snapshot import SnapshotKeeper
 from gateway.releases.store import Store
+from gateway.supervisor.door import Door, most_connections
+from gateway.supervisor.ports import listen
+
+_FINISH_SECONDS: Final = 5.0
 
 
 async def _serve(data: str, port: int, pace: float) -> None:
@@ -41,10 +47,14 @@ async def _serve(data: str, port: int, pace: float) -> None:
         runner = web.AppRunner(app, auto_decompress=False, access_log=None)
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        print(runner.addresses[0][1], flush=True)  # noqa: T201 - the parent reads it
+        front, dice = app[FRONT], random.Random()  # noqa: S311 - spreads devices
+        site = Door(runner, listen("127.0.0.1", port, "port"), most_connections(), dice, front)
+        await site.start()
+        print("serving", flush=True)  # noqa: T201 - the parent reads it
         while await asyncio.to_thread(sys.stdin.readline):
             pass
+        await site.stop()
+        await front.finish(_FINISH_SECONDS)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from gateway.rehearsal.served import Gateway, RehearsalFailed
 from gateway.releases.rollouts import change
 from gateway.releases.store import Store
 from gateway.releases.transitions import hold
+from gateway.supervisor.ports import free_port
 from schemas.topics import BATCHES
 
 _SETTLE_SECONDS: Final = 60.0
@@ -81,9 +82,10 @@ async def rehearse(plan: Plan, directory: Path, tell: Tell) -> Rehearsed:
     held = operator("wait for a rollout")
     await change(stage.store, APP, MODEL, lambda last: hold(last, APP, MODEL, 1, held))
     async with AsyncExitStack() as stack:
-        gateway = await Gateway.prepare(directory, 0, plan.pace, settings)
+        port = free_port()
+        gateway = await Gateway.prepare(directory, port, plan.pace, settings)
         stack.push_async_callback(gateway.kill)
-        port = await gateway.serve(directory)
+        await gateway.serve(directory)
         successor = await Gateway.prepare(directory, port, plan.pace, settings)
         stack.push_async_callback(successor.kill)
         source = await EmbeddedSource.open(directory / "log", CONSUMER, topics=(BATCHES,))

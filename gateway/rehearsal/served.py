@@ -41,11 +41,11 @@ class Gateway:
         await gateway._line(directory)
         return gateway
 
-    async def serve(self, directory: Path) -> int:
-        """Let it serve; return its port. Raises `RehearsalFailed`."""
+    async def serve(self, directory: Path) -> None:
+        """Let it serve; return when it does. Raises `RehearsalFailed`."""
         if self._process.stdin is not None:
             self._process.stdin.write(b"serve\n")
-        return int(await self._line(directory))
+        await self._line(directory)
 
     async def kill(self) -> None:
         """End it as a power cut would."""
@@ -63,7 +63,7 @@ class Gateway:
         except TimeoutError:
             await self.kill()
 
-    async def _line(self, directory: Path) -> str:
+    async def _line(self, directory: Path) -> None:
         line = b""
         with suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE_SECONDS):
@@ -72,4 +72,3 @@ class Gateway:
             await self.kill()
             said = (directory / "gateway.log").read_text(errors="replace")[-1000:]
             raise RehearsalFailed(f"the gateway did not start; it said:\n{said}")
-        return line.decode().strip()

@@ -10,7 +10,7 @@ import lzma
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from hashlib import sha256
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -31,6 +31,10 @@ if sys.version_info >= (3, 14):
 else:
     from backports.zstd import ZstdDecompressor, ZstdDict, ZstdError
 
+
+DAY_MS: Final = 24 * 60 * 60 * 1000
+# Time enough to find who holds the key.
+SOON_MS: Final = 14 * DAY_MS
 
 Document = App | KeyList | Rollout | tuple[SignedCatalogue, Catalogue]
 
@@ -134,6 +138,9 @@ class _Examination:
         return broken + changes
 
     async def _newest_findings(self, series: Series, last: Document | None) -> AsyncIterator[Finding]:
+        if isinstance(last, KeyList):
+            for finding in _expiry(series.path(last.version), last.expires_at, self._now_ms, "'key rotate'"):
+                yield finding
         if isinstance(last, Rollout) and series.kind == ROLLOUTS:
             for finding in _rollout_findings(series.prefix, last, self._newest.get(series._replace(kind=CATALOGUES))):
                 yield finding
@@ -143,6 +150,15 @@ class _Examination:
             self._seen.update(download.path for release in last[1].releases for download in release.downloads)
             async for finding in _examine_newest(self._store, path, *last, ring, self._now_ms):
                 yield finding
+
+
+def _expiry(path: str, expires_at: int, now_ms: int, remedy: str) -> list[Finding]:
+    if expires_at <= now_ms:
+        return [Finding(path, "fail", f"has expired: devices install nothing new until {remedy}")]
+    if expires_at <= now_ms + SOON_MS:
+        days = (expires_at - now_ms) / DAY_MS
+        return [Finding(path, "warn", f"expires in {days:.1f} days; then devices install nothing new until {remedy}")]
+    return []
 
 
 def _is_named_for(path: str, data: bytes) -> bool:
@@ -193,8 +209,8 @@ async def _examine_newest(
         keys = ring.trusted(now_ms).values()
         if not any(signed_by(key, signed.document, signature) for key in keys for signature in signed.signatures):
             yield Finding(path, "fail", "is signed by no key that devices believe now: sign it again, 'release renew'")
-    if catalogue.expires_at <= now_ms:
-        yield Finding(path, "fail", "has expired: devices install nothing new until 'release renew'")
+    for finding in _expiry(path, catalogue.expires_at, now_ms, "'release renew'"):
+        yield finding
     artifacts: dict[str, bytes] = {}
     for release in sorted(catalogue.releases, key=lambda each: each.release):
         async for finding in _examine_release(store, path, release, artifacts):

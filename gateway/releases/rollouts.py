@@ -93,7 +93,7 @@ async def change(
             f"you looked at document {seen}, but {now.number} is the newest: look at what changed, then run this again"
         )
     rollout = step(now.rollout)
-    await _check_uses(store, rollout, now.rollout)
+    await _check_uses(store, rollout, now.rollout, stops=stops)
     document = msgspec.json.encode(rollout)
     try:
         read_rollout(document, app, model)
@@ -173,10 +173,15 @@ def _waiting(now: Standing, app: str, model: str) -> Proposal:
     return now.proposal
 
 
-async def _check_uses(store: Store, rollout: Rollout, before: Rollout | None) -> None:
-    """Check that every release named for the first time may run. Raises `BadPlan` or `StoreError`."""
+async def _check_uses(store: Store, rollout: Rollout, before: Rollout | None, *, stops: bool) -> None:
+    """Check that every release may run that is named for the first time, or given to everyone by what is no stop.
+
+    Raises `BadPlan` or `StoreError`.
+    """
     named = {arm.use for arm in rollout.arms} | {rollout.otherwise}
     known = {arm.use for arm in before.arms} | {before.otherwise} if before is not None else set()
+    if before is not None and not stops and rollout.otherwise != before.otherwise:
+        known.discard(rollout.otherwise)
     fresh = sorted(use for use in named - known if isinstance(use, int))
     if not fresh:
         return

@@ -39,6 +39,7 @@ class ModelRules(Struct, frozen=True, kw_only=True):
     * `releases` holds what may run (listed and not below the floor), newest first.
     * `inline` maps the SHA-256 of the bytes to the bytes, for downloads that are small enough to ride in a reply.
     * `keys` is the version of the key list that travels with the news, 0 where the app has none.
+    * `expires_at` is when devices stop to install: the catalogue's end, or the key list's where that is earlier.
     """
 
     number: int
@@ -47,6 +48,7 @@ class ModelRules(Struct, frozen=True, kw_only=True):
     inline: Mapping[str, bytes]
     rollout: Rollout | None = None
     keys: int = 0
+    expires_at: int = 0
 
     @property
     def news_bytes(self) -> int:
@@ -65,6 +67,7 @@ def model_rules(
         news=CatalogueNews(signed.document, signed.signatures, base_url),
         releases=tuple(sorted(runnable, key=lambda release: release.release, reverse=True)),
         inline=inline,
+        expires_at=catalogue.expires_at,
     )
 
 
@@ -74,6 +77,7 @@ def with_keys(rules: ModelRules, model: str, signed: SignedKeys, keys: KeyList) 
     return replace(
         rules,
         keys=keys.version,
+        expires_at=min(rules.expires_at, keys.expires_at),
         news=replace(rules.news, keys=signed),
         releases=tuple(release for release in rules.releases if release.release >= floor),
     )

@@ -87,10 +87,14 @@ async def spool_behind(config: Config) -> Behind:
 async def _of_file(config: Config) -> Behind:
     try:
         lags = await asyncio.to_thread(file_lags, config.directory / "log", WAREHOUSE)
+        held_bytes = await asyncio.to_thread(file_bytes, config.directory / "log")
     except SourceError as error:
         return Behind("fail", f"the log cannot be read: {error}", "see data and disk")
     if not lags:
         return Behind("warn", "there is no log yet", "`backhaul serve` makes it")
+    if held_bytes > _NEARLY_FULL * config.log_max_bytes:
+        text = f"{_waiting(lags)}; the log is {held_bytes / config.log_max_bytes:.0%} full"
+        return Behind("fail", text, "see clickhouse, or raise log_max_bytes: a full log answers 503", lags)
     return judged(config, lags, await _trouble(config))
 
 
@@ -141,8 +145,8 @@ def _waiting(lags: Sequence[Lag]) -> str:
     records = sum(lag.records for lag in lags)
     if not records:
         return "nothing waits"
-    oldest = max(map(_age_seconds, lags))
-    return f"{records} records wait, the oldest for {oldest:.0f} s"
+    since = f", the oldest for {max(map(_age_seconds, lags)):.0f} s" if any(lag.oldest_ms for lag in lags) else ""
+    return f"{records} records wait{since}"
 
 
 def _because(trouble: str) -> str:

@@ -9,7 +9,7 @@ import asyncio
 import random
 import resource
 import socket
-from typing import Final
+from typing import Final, cast
 
 from aiohttp import web
 
@@ -69,6 +69,6 @@ class _Full(asyncio.Protocol):
         self._failed = ServiceUnavailable("there are too many connections here", retry_after_seconds)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.WriteTransport):
-            transport.write(problem_answer(self._failed, closing=True)[0])
+        # uvloop's transports are none of asyncio's classes, so an `isinstance` would not know them.
+        cast("asyncio.WriteTransport", transport).write(problem_answer(self._failed, closing=True)[0])
         transport.close()

@@ -13,10 +13,11 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
+from tests.bench.aims import OURS
+
 _DAY_SECONDS: Final = 86_400
 _MONTH_DAYS: Final = 30
 _GB: Final = 1e9
-_OURS: Final = "backhaul"
 
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -89,10 +90,10 @@ class Need(Struct, frozen=True, kw_only=True):
 
 def measured(result: Mapping[str, Any]) -> Measured:
     """Read what a capacity needs out of a result. Raises KeyError or TypeError where it was not measured."""
-    batch_us = {int(size): programs[_OURS]["cpu_us"] for size, programs in result["other_sizes"].items()}
+    batch_us = {int(size): programs[OURS]["cpu_us"] for size, programs in result["other_sizes"].items()}
     filled, signals = result["filled"], f"{result['signals']} signals"
     return Measured(
-        batch_us=batch_us | {result["events"]: result["programs"][_OURS]["cpu_us"]},
+        batch_us=batch_us | {result["events"]: result["programs"][OURS]["cpu_us"]},
         consumer_us=filled["consumer_us"],
         clickhouse_us=filled["clickhouse_us"],
         sent_bytes_per_event=result["bytes_per_event"][signals],

@@ -16,6 +16,7 @@ from gateway.publish.kafka_topics import ensure_topics
 from schemas.kafka import KafkaSettings, TopicSettings
 from schemas.topics import TOPICS
 from tests.bench import build, stage
+from tests.bench.aims import DECISION, OURS, TWO_WORKERS, UPDATE_CHECK
 from tests.bench.beside import Beside, beside, remembered
 from tests.bench.bodies import Shape, bodies, distinct, framed
 from tests.bench.build import Missing
@@ -26,7 +27,6 @@ from tests.bench.ours import BATCHES_PREFIX, PARTITIONS
 from tests.bench.programs import PROGRAMS, Ground, Server, Speaks
 from tests.bench.result import Result
 from tests.bench.rounds import Field, Load, Wrong
-from tests.bench.table import TWO_WORKERS
 from tests.bench.warehouse import Filled, fill
 
 Say = Callable[[str], None]
@@ -34,18 +34,16 @@ Say = Callable[[str], None]
 SIGNALS: Final = 12
 _BODIES: Final = 200
 _SEED: Final = 1
-_OURS: Final = "backhaul"
-_CORE: Final = ("floor", "bare", _OURS)
+_CORE: Final = ("floor", "bare", OURS)
 _OTHER_SIZES: Final = (0, 10, 200)
 _OTHER_ROUNDS: Final = 3
 _MILLIONS: Final = 10
 # A whole system takes less than its gateway alone; more bodies than are sent cost only their making.
 _FILLED_SHARE: Final = 1.5
 _PAIRS: Final = {
-    "decision and reply: ours to ours without catalogues": (_OURS, "backhaul-ingest"),
-    TWO_WORKERS: ("backhaul-2-workers", _OURS),
+    DECISION: (OURS, "backhaul-ingest"),
+    TWO_WORKERS: ("backhaul-2-workers", OURS),
 }
-_UPDATE_CHECK: Final = "update check to aiohttp alone"
 
 
 class Plan(Struct, frozen=True):
@@ -136,18 +134,18 @@ class _Run:
             with Field([each for each in PROGRAMS if each.name in _CORE], there, self._say) as field:
                 samples = list(field.rounds(self._load(events), _OTHER_ROUNDS, self._dice))
             sizes[str(events)] = rows(samples, {}, events)
-            if not events and (quotient := paired(samples, _OURS, "bare")) is not None:
-                self._quotients[_UPDATE_CHECK] = quotient
+            if not events and (quotient := paired(samples, OURS, "bare")) is not None:
+                self._quotients[UPDATE_CHECK] = quotient
         return sizes
 
     def _beside(self, field: Field, load: Load, found: dict[str, Row]) -> Beside | None:
-        ours = [server for server in field.servers if server.program.name == _OURS]
-        if not ours or _OURS not in found:
+        ours = [server for server in field.servers if server.program.name == OURS]
+        if not ours or OURS not in found:
             return None
         try:
-            return self._looked_at(ours[0], load, found[_OURS].batches_per_second)
+            return self._looked_at(ours[0], load, found[OURS].batches_per_second)
         except Wrong as wrong:
-            field.missing[f"{_OURS} alone"] = str(wrong)
+            field.missing[f"{OURS} alone"] = str(wrong)
             return None
 
     def _looked_at(self, server: Server, load: Load, rate: float) -> Beside:
@@ -158,10 +156,10 @@ class _Run:
         return msgspec.structs.replace(alone, memory=memory)
 
     def _filled(self, load: Load, found: dict[str, Row], missing: dict[str, str]) -> Filled | None:
-        if _OURS not in found:
+        if OURS not in found:
             return None
         seconds = 5 * self._plan.seconds
-        count = int(_FILLED_SHARE * seconds * found[_OURS].batches_per_second)
+        count = int(_FILLED_SHARE * seconds * found[OURS].batches_per_second)
         file = self._ground.directory / "distinct"
         file.write_bytes(framed(distinct(_made(load.events), count, _SEED)))
         try:

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from tests.bench.aims import OURS, aims
+
 RESULTS: Final = Path(__file__).resolve().parent / "results"
-TWO_WORKERS: Final = "two workers to one"
 _HEADERS: Final = (
     "program",
     "CPU µs a batch",
@@ -27,15 +28,16 @@ def text_table(result: Mapping[str, Any]) -> str:
         "  ".join(_aligned(cell, width, at) for at, (cell, width) in enumerate(zip(line, widths, strict=True)))
         for line in lines
     ]
-    return "\n".join([*text, *_notes(result)])
+    missed = [f"Missed: {aim.name}: {aim.measured}, {aim.aimed}." for aim in aims(result) if not aim.met]
+    return "\n".join([*text, *_notes(result), *missed])
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """Return the table of the README."""
+    """Return the tables of the README."""
     head = "| what does the job | CPU µs a batch | times the floor | events a second and core | peak MiB |"
     lines = [head, "| --- | --- | --- | --- | --- |"]
     for name, row in result["programs"].items():
-        shown = f"**{name}**" if name == "backhaul" else name
+        shown = f"**{name}**" if name == OURS else name
         cells = [
             f"{row['cpu_us']:.0f}",
             _times(row["quotient_to_floor"]),
@@ -43,7 +45,11 @@ def markdown(result: Mapping[str, Any]) -> str:
             f"{row['peak_mib']:.0f}",
         ]
         lines.append(f"| {shown}: {row['about']} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *(f"* {note}" for note in _notes(result))])
+    lines += ["", *_setting(result), "", "| what is aimed at | | measured | |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {aim.name} | {aim.aimed} | {aim.measured} | {'met' if aim.met else 'missed'} |" for aim in aims(result)
+    ]
+    return "\n".join([*lines, "", *_alone(result.get("beside")), *_warehouse(result.get("filled"))])
 
 
 def newest() -> dict[str, Any]:
@@ -76,13 +82,19 @@ def _aligned(cell: str, width: int, at: int) -> str:
     return cell.rjust(width) if at else cell.ljust(width)
 
 
-def _notes(result: Mapping[str, Any]) -> Iterator[str]:
+def _setting(result: Mapping[str, Any]) -> Iterator[str]:
     machine = result["machine"]
     yield (
         f"Batches of {result['events']} events with {result['signals']} signals, gzip, {result['connections']} "
         f"connections; medians over rounds of {result['seconds']:g} s; {machine['cpu']}, {machine['cores']} cores, "
         f"{result['date']}, commit {result['commit']}."
     )
+    for name, reason in result["left_out"].items():
+        yield f"Left out: {name}: {reason}."
+
+
+def _notes(result: Mapping[str, Any]) -> Iterator[str]:
+    yield from _setting(result)
     yield "Bytes an event: " + ", ".join(f"{count:.1f} ({of})" for of, count in result["bytes_per_event"].items()) + "."
     for events, programs in result.get("other_sizes", {}).items():
         shown = ", ".join(
@@ -92,15 +104,8 @@ def _notes(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"Batches of {events} events: {shown}."
     if quotients := result.get("quotients"):
         yield "Processor time: " + "; ".join(f"{name} {times:.2f} x" for name, times in quotients.items()) + "."
-    if two := (quotients or {}).get(TWO_WORKERS):
-        yield (
-            f"So two workers do {2 / two:.2f} times the work of one where the cores are there; here they share them "
-            "with the load generator and the broker."
-        )
     yield from _alone(result.get("beside"))
     yield from _warehouse(result.get("filled"))
-    for name, reason in result["left_out"].items():
-        yield f"Left out: {name}: {reason}."
 
 
 def _alone(beside: Mapping[str, Any] | None) -> Iterator[str]:

@@ -12,9 +12,9 @@ from gateway.config import Config
 from gateway.publish.embedded import EmbeddedLog
 from gateway.publish.kafka_topics import ensure_topics
 from gateway.publish.spool import ASIDE
-from gateway.supervisor.behind import spool_behind
-from schemas.records import BatchHeaders, batch_record
-from schemas.topics import TOPICS
+from gateway.supervisor.behind import spool_behind, warehouse_behind
+from schemas.records import BatchHeaders, Record, batch_record
+from schemas.topics import BATCHES, TOPICS
 from tests.kafka_fixtures import Kafka
 
 
@@ -84,6 +84,24 @@ def test_damaged_documents_in_the_store_are_a_failure(tmp_path: Path, capsys: py
     assert "apps/shop/0000000001.json" in store["text"]
 
 
+def test_a_catalogue_that_ends_soon_is_said_in_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here, key = ("--data", str(tmp_path)), str(tmp_path / "k")
+    main(["app", "create", "shop", *here])
+    main(["key", "generate", key])
+    (tmp_path / "model").write_bytes(b"anything")
+    words = ["--app", "shop", "--model", "m", "--file", str(tmp_path / "model"), "--format", "opaque", "--sdk", ""]
+    assert main(["release", "publish", *words, "--sign", key, *here, "--expires-in-days", "13"]) == 0
+    capsys.readouterr()
+    main(["doctor", *here, "--json"])
+    store = findings(capsys)["store"]
+    assert store["state"] == "warn"
+    assert "catalogues or key lists end soon, or have: shop/m" in store["text"]
+    assert main(["release", "renew", "--app", "shop", "--model", "m", "--sign", key, *here]) == 0
+    capsys.readouterr()
+    main(["doctor", *here, "--json"])
+    assert findings(capsys)["store"]["state"] == "ok"
+
+
 def test_the_packages_are_counted_for_people_and_listed_for_programs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +137,18 @@ async def test_a_spool_that_waits_for_kafka_is_told_of_and_what_was_put_aside(tm
     (tmp_path / "spool" / ASIDE).mkdir()
     (tmp_path / "spool" / ASIDE / "batches-1.json").write_bytes(b"x")
     assert "1 records were too large for Kafka" in (await spool_behind(config)).text
+
+
+async def test_a_log_that_fills_because_nobody_consumes_it_is_a_failure(tmp_path: Path) -> None:
+    config = Config(data=str(tmp_path), log_max_bytes=8 << 20)
+    log = await EmbeddedLog.open(tmp_path / "log", max_bytes=1 << 30, max_pending_bytes=1 << 26)
+    await log.publish([Record(BATCHES, b"device", b"x" * 100_000)] * 10)
+    assert (await warehouse_behind(config)).text == "10 records wait"
+    await log.publish([Record(BATCHES, b"device", b"x" * 100_000)] * 40)
+    found = await warehouse_behind(config)
+    assert found.state == "fail"
+    assert "% full" in found.text
+    await log.close()
 
 
 @pytest.mark.parametrize(("days", "hours", "said"), [(29, 168, "not recognised"), (60, 24 * 61, "expires as it is")])

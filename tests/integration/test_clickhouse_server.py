@@ -38,13 +38,13 @@ def test_passwords_are_files_that_only_the_owner_reads(clickhouse: Any) -> None:
 
 
 async def test_nobody_comes_in_without_the_password(clickhouse: Any) -> None:
-    with pytest.raises(ServerError, match="Authentication failed"):
+    with pytest.raises(ServerError, match="refuses the user"):
         await connect(clickhouse.url, ADMIN, "wrong")
 
 
 async def test_the_user_without_a_password_is_not_let_in(clickhouse: Any) -> None:
     for user in ("default", ""):
-        with pytest.raises(ServerError, match="Authentication failed"):
+        with pytest.raises(ServerError, match="refuses the user"):
             await connect(clickhouse.url, user, "")
 
 
@@ -155,7 +155,7 @@ def test_a_taken_port_is_refused_and_says_so(clickhouse: Any, new_clickhouse: An
 
 
 async def test_a_server_that_is_not_there_is_an_error_of_one_line() -> None:
-    with pytest.raises(ServerError, match=r"cannot reach ClickHouse at http://127\.0\.0\.1:1: ") as raised:
+    with pytest.raises(ServerError, match=r"ClickHouse at http://127\.0\.0\.1:1 cannot be reached: ") as raised:
         await connect("http://127.0.0.1:1", ADMIN, "")
     assert "\n" not in str(raised.value)
     with pytest.raises(ServerError, match="does not answer"):

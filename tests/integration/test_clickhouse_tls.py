@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import re
 import ssl
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.clickhouse_server import ADMIN, ServerError, connect, password_of
+from tests.guarded_kafka import Authority
 
 
 def certificate(directory: Path) -> tuple[Path, Path]:
@@ -61,5 +63,18 @@ async def test_the_named_authority_is_believed_and_no_other(clickhouse: Any, url
     client = await connect(url, ADMIN, password, ca_file=str(tmp_path / "ca.pem"))
     assert (await client.query("SELECT 1")).result_rows == [(1,)]
     await client.close()
-    with pytest.raises(ServerError, match=r"cannot reach ClickHouse at https://"):
-        await connect(url, ADMIN, password)
+
+
+async def test_who_is_not_let_in_is_told_which_key_to_look_at(clickhouse: Any, url: str, tmp_path: Path) -> None:
+    ours, other = str(tmp_path / "ca.pem"), str(Authority("others", tmp_path).file)
+    plain = url.replace("https", "http")
+    for address, ca_file, said in (
+        (url, ours, "refuses the user 'backhaul': check clickhouse_user and clickhouse_password"),
+        (url, other, "not believed (self-signed certificate): check clickhouse_ca_file"),
+        (url, "", "not believed (self-signed certificate): check clickhouse_ca_file"),
+        (url, str(tmp_path / "none.pem"), "clickhouse_ca_file cannot be read"),
+        (plain, "", "hangs up: check whether clickhouse_url begins with http or https"),
+        (clickhouse.url.replace("http", "https"), "", "speaks no TLS there: check whether clickhouse_url begins"),
+    ):
+        with pytest.raises(ServerError, match=re.escape(said)):
+            await connect(address, ADMIN, "guessed", ca_file=ca_file)

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gateway.app import create_app
 from gateway.cli import main
 from gateway.client.conformance import Result
-from gateway.client.conformance.contract import ROWS, Asked
+from gateway.client.conformance.asked import Asked
+from gateway.client.conformance.contract import ROWS
 from gateway.client.conformance.gateways import Target, Unreached, judge
 from gateway.client.conformance.results import Row
 from gateway.config import Config

@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+import uvloop
 from aiohttp import web
 
 from gateway.admission import InFlight
@@ -258,3 +259,25 @@ async def test_leaving_answers_what_is_in_work_and_closes_the_rest(open_place: O
     assert (status, headers["connection"]) == (200, "close")
     assert await busy.reader.read() == await idle.reader.read() == b""
     await finishing
+
+
+def test_it_is_the_same_on_uvloop_whose_transports_are_none_of_asyncios() -> None:
+    async def all_of_it() -> None:
+        place = Place()
+        await place.open(60.0)
+        first, second = await place.dial(), await place.dial()
+        first.writer.write(batch())
+        assert await first.by() == "front"
+        first.writer.write(batch()[:40])
+        await until(lambda: place.in_flight.bytes == 40)
+        first.writer.write(batch()[40:])
+        assert await first.by() == "front"
+        second.writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await second.by() == "aiohttp"
+        assert (await (await place.dial()).answer())[0] == 503
+        await place.close()
+        for caller in place.callers:
+            await caller.writer.wait_closed()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(all_of_it())

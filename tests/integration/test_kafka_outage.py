@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from consumers.kafka_fetch import Fetcher
 from consumers.source import EmbeddedSource
@@ -119,53 +120,44 @@ async def check_nothing_lost(fleet: Fleet, settings: KafkaSettings, partitions: 
         assert set(letters[b"device-%d" % device]) >= {number for number in acknowledged if number % 10 == 0}
 
 
+async def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - looked at from outside, as devices do
+            await asyncio.sleep(0.05)
+
+
 @pytest.mark.parametrize("fault", [kill_one, pause_one, pause_all, kill_all])
-async def test_with_a_spool_devices_hear_nothing_of_it(kafka_three: Kafka, tmp_path: Path, fault: Fault) -> None:
+async def test_nothing_is_lost_and_with_a_spool_devices_hear_nothing_of_it(
+    kafka_three: Kafka, tmp_path: Path, fault: Fault
+) -> None:
     cluster = kafka_three.cluster
     assert cluster is not None
-    settings = kafka_three.settings()
-    kafka = await KafkaSink.open(settings, kafka_three.topics(3), PATIENT, wait_seconds=30)
+    settings, bare = kafka_three.settings(), kafka_three.settings()
+    kafka = await KafkaSink.open(settings, kafka_three.topics(3), PATIENT, wait_seconds=60)
     assert kafka.differences == ()
     spool = await Spool.open(tmp_path / "spool", kafka, SpoolSettings(), EmbeddedSource.open)
-    fleet = Fleet(spool)
+    without = await KafkaSink.open(bare, kafka_three.topics(3), PATIENT, wait_seconds=60)
+    spooled, direct = Fleet(spool), Fleet(without)
     try:
-        await asyncio.sleep(1)
+        await until(lambda: min(spooled.count, direct.count) > DEVICES)
         await asyncio.to_thread(fault, cluster)
-        before = fleet.count
-        await asyncio.sleep(6)
-        assert fleet.count > before + DEVICES
+        if fault in (pause_all, kill_all):
+            await until(lambda: spool.gauges()["spool_stored_records"] > 5 * DEVICES and direct.refused > DEVICES)
+            assert spool.gauges()["spool_direct"] == 0
+        else:  # others lead what it led once it is given up, after 3 seconds
+            before = direct.count, spooled.count
+            await asyncio.sleep(4)
+            await until(lambda: direct.count > before[0] + DEVICES and spooled.count > before[1] + DEVICES)
     finally:
         await asyncio.to_thread(heal, cluster)
-    await asyncio.sleep(2)
-    await fleet.stop()
-    async with asyncio.timeout(60):
-        while not spool.gauges()["spool_direct"]:  # noqa: ASYNC110 - looked at from outside
-            await asyncio.sleep(0.1)
-    await spool.close()
-    assert fleet.refused == 0
-    await check_nothing_lost(fleet, settings, 3)
-
-
-@pytest.mark.parametrize("fault", [kill_one, pause_all])
-async def test_without_a_spool_devices_send_again_and_nothing_is_lost(kafka_three: Kafka, fault: Fault) -> None:
-    cluster = kafka_three.cluster
-    assert cluster is not None
-    settings = kafka_three.settings()
-    sink = await KafkaSink.open(settings, kafka_three.topics(3), PATIENT, wait_seconds=30)
-    fleet = Fleet(sink)
-    try:
-        await asyncio.sleep(1)
-        await asyncio.to_thread(fault, cluster)
-        await asyncio.sleep(5)
-    finally:
-        await asyncio.to_thread(heal, cluster)
-    assert await sink.wait_healthy(30)
-    before = fleet.count
-    await asyncio.sleep(1)
-    assert fleet.count > before
-    await fleet.stop()
-    await sink.close()
-    await check_nothing_lost(fleet, settings, 3)
+    before = direct.count, spooled.count
+    await until(lambda: direct.count > before[0] + DEVICES and spooled.count > before[1] + DEVICES)
+    await asyncio.gather(direct.stop(), spooled.stop())
+    await until(lambda: spool.gauges()["spool_direct"])
+    await asyncio.gather(spool.close(), without.close())
+    assert spooled.refused == 0
+    await check_nothing_lost(spooled, settings, 3)
+    await check_nothing_lost(direct, bare, 3)
 
 
 async def test_only_the_first_publish_waits_for_a_kafka_that_hangs(kafka_three: Kafka) -> None:
@@ -191,6 +183,32 @@ async def test_only_the_first_publish_waits_for_a_kafka_that_hangs(kafka_three: 
     await sink.publish([batch(1, 3)])
     assert sink.gauges()["kafka_pending_bytes"] == 0
     await sink.close()
+
+
+async def test_what_waits_for_a_kafka_that_hangs_is_bounded_and_stored_once_it_goes_on(kafka_three: Kafka) -> None:
+    cluster = kafka_three.cluster
+    assert cluster is not None
+    settings, bound = kafka_three.settings(), 256 * 1024
+    limits = KafkaSinkSettings(publish_timeout_seconds=2, renew_seconds=60, max_pending_bytes=bound)
+    sink = await KafkaSink.open(settings, kafka_three.topics(3), limits, wait_seconds=30)
+    records = [replace(batch(number, 1), headers=(("padding", b"x" * 10_000),)) for number in range(1000)]
+    try:
+        pause_all(cluster)
+        calls = [asyncio.create_task(sink.publish([record])) for record in records]
+        await asyncio.sleep(0.5)
+        pending = sink.gauges()["kafka_pending_bytes"]
+        assert bound - 20_000 < pending <= bound
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {Unavailable}
+        assert sink.gauges()["kafka_pending_bytes"] == pending, "Kafka may still have them"
+    finally:
+        await asyncio.to_thread(heal, cluster)
+    assert await sink.wait_healthy(60)
+    assert sink.gauges()["kafka_pending_bytes"] == 0
+    await sink.close()
+    found = await on_kafka(settings, BATCHES, 3)
+    assert len(found) == pending // 10_000
+    assert {len(numbers) for numbers in found.values()} == {1}
 
 
 async def test_closing_is_bounded_while_kafka_hangs(kafka_three: Kafka) -> None:
@@ -260,9 +278,7 @@ async def test_a_gateway_killed_with_a_full_spool_drains_it_at_its_next_start(ka
     sink = await KafkaSink.open(settings, kafka.topics(1), KafkaSinkSettings(), wait_seconds=30)
     spool = await Spool.open(tmp_path / "spool", sink, SpoolSettings(), EmbeddedSource.open)
     await spool.publish([batch(1, -1)])
-    async with asyncio.timeout(30):
-        while not spool.gauges()["spool_direct"]:  # noqa: ASYNC110 - looked at from outside
-            await asyncio.sleep(0.05)
+    await until(lambda: spool.gauges()["spool_direct"])
     await spool.close()
     stored = (await on_kafka(settings, BATCHES, 1))[b"device-1"]
     assert stored[: len(acknowledged)] == acknowledged

@@ -237,6 +237,16 @@ def test_what_is_wrong_with_documents_is_found(run: Run) -> None:
     assert "by no key" in run("release", "verify", "--root", "root2.pub").out
 
 
+def test_what_ends_soon_is_found_before_devices_stop_to_install(run: Run) -> None:
+    rotate(run, "--add", "release1.pub", "--expires-in-days", 10)
+    publish(run, "release1", "--expires-in-days", 5)
+    found = json.loads(run("release", "verify", "--root", "root1.pub", "--json").out)
+    assert [(each["level"], each["path"], each["text"].partition(" days")[0]) for each in found] == [
+        ("warn", "keys/shop/0000000001.json", "expires in 10.0"),
+        ("warn", "catalogues/shop/upsell/0000000001.json", "expires in 5.0"),
+    ]
+
+
 def test_every_kind_of_object_that_is_damaged_is_found(run: Run) -> None:
     rotate(run, "--add", "release1.pub")
     for number in (1, 2):

@@ -138,6 +138,8 @@ async def test_a_release_below_the_floor_cannot_be_rolled_out_but_a_rollback_nev
     await publish_release(
         store, app="shop", model="upsell", file=MODELS / "upsell-2.mlmodel", sdk="", signing_key=KEY, now_ms=1, floor=3
     )
+    with pytest.raises(BadPlan, match=r"release 2 .* listed are 3"):
+        await change(store, "shop", "upsell", lambda last: transitions.complete(last, ANN))
     await change(store, "shop", "upsell", lambda last: transitions.roll_back(last, ANN), stops=True)
     with pytest.raises(BadPlan, match=r"release 4 .* listed are 3"):
         await change(store, "shop", "upsell", lambda last: start(last, challenger=4))

@@ -161,6 +161,22 @@ async def test_files_that_were_meddled_with_change_nothing(
     assert use(device) == "bundled"
 
 
+async def test_a_site_that_goes_back_to_older_files_takes_nothing_back(
+    store: Store, tmp_path: Path, site: str, device: Client
+) -> None:
+    file = tmp_path / "site/catalogues/shop/upsell.json"
+    await publish(store, 1)
+    await write_static(store, tmp_path / "site")
+    older = file.read_bytes()
+    await publish(store, 2)
+    await write_static(store, tmp_path / "site")
+    await device.update_from(site)
+    file.write_bytes(older)
+    await device.update_from(site)
+    standing = device.status().models["upsell"]
+    assert (standing.use, standing.catalogue, standing.refused.partition(":")[0]) == (2, 2, "stale")
+
+
 async def test_a_site_that_is_away_is_said(device: Client, site: str) -> None:
     assert not await device.update_from(site)
     assert use(device) == "bundled"

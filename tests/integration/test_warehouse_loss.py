@@ -117,6 +117,8 @@ async def test_a_device_whose_first_batches_expired_is_judged_from_the_first_tha
     found = await loss(warehouse_client)
     assert (found.missing, found.waiting, found.surplus) == (7, 0, 0)
     assert [day.produced for day in found.days] == [15]
+    ledger = (await summary(warehouse_client)).loss
+    assert (ledger.produced, ledger.stored, ledger.waiting, ledger.missing) == (410, 13, 0, 7)
     assert found.wrong[0].gaps == [(59, 59)]
 
 

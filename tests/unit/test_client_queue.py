@@ -174,7 +174,8 @@ def test_a_batch_that_an_older_client_kept_compressed_is_unpacked(tmp_path: Path
     Storage(tmp_path).close()
     with sqlite3.connect(tmp_path / "device.db") as file:
         file.execute("INSERT INTO frozen VALUES (1, 'b', 7, 0, 0, ?)", (body,))
-        file.execute("ALTER TABLE device DROP COLUMN mark_ms")  # as it was in version 2
+        for column in ("mark_ms", "refused_key"):  # as it was in version 2
+            file.execute(f"ALTER TABLE device DROP COLUMN {column}")
         file.execute("PRAGMA user_version = 2")
     file.close()
     storage = Storage(tmp_path)

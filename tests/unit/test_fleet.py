@@ -11,11 +11,21 @@ from aiohttp import ClientConnectionError, ClientSession, TCPConnector, web
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.client.clock import ScaledClock
 from gateway.client.fleet.calendar import Calendar, go_on
 from gateway.client.fleet.files import allow_open_files
 from gateway.client.fleet.life import Tally
 from gateway.client.fleet.loaded import LoadedOnce
-from gateway.client.fleet.phones import CURRENT_SDK, LAUNCHES_PER_DAY, OLD_SDK, Phone, phone, seconds_to_launch
+from gateway.client.fleet.phones import (
+    CURRENT_SDK,
+    LAUNCHES_PER_DAY,
+    NEXT_APP,
+    OLD_SDK,
+    Phone,
+    phone,
+    seconds_to_launch,
+    updated,
+)
 from gateway.client.fleet.radio import Meter, Radio, in_percent
 from gateway.client.fleet.reports import DeviceReport, fleet_report
 from gateway.client.fleet.run import FleetOptions, KeyRefused, bundled_upsell, run_fleet
@@ -150,6 +160,21 @@ def test_device_time_goes_on_where_it_was_after_a_crash(tmp_path: Path) -> None:
     second = go_on(tmp_path, day_seconds=20.0)
     assert second.rate == 4320.0
     assert second.device_ms >= first.device_ms + 5000 * 8640
+
+
+def test_a_clock_that_is_set_moves_what_is_dated_and_not_what_is_measured() -> None:
+    clock = ScaledClock(1.0, start_ms=1_000_000)
+    measured = clock.monotonic()
+    clock.move(-500.0)
+    assert 500_000 <= clock.now_ms() < 510_000
+    assert measured <= clock.monotonic() < 10
+
+
+def test_only_the_current_build_is_updated() -> None:
+    now = {updated(phone(1, index)).app_version for index in range(40)}
+    before = {phone(1, index).app_version for index in range(40)}
+    assert now - before == {NEXT_APP}
+    assert before - now == {phone(1, 0).app_version}
 
 
 @pytest.mark.parametrize("torn", [b"", b"{", b'{"real_ms":1}', bytes(range(128, 148))])

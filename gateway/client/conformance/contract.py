@@ -6,18 +6,16 @@
 import base64
 import gzip
 import sys
-import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from hashlib import sha256
-from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import urljoin
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, UnsetType
 
-import schemas
+from gateway.client.conformance.asked import JSON, Answer, Asked, now_ms, text_of, vectors
 from gateway.client.conformance.results import Failed, Rows, Skipped, require
 from gateway.client.keyring import Keyring, judge_keys
 from gateway.client.verify import verify
@@ -29,71 +27,10 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-_VECTORS: Final = Path(schemas.__file__).parent / "vectors"
-_JSON: Final = {"Content-Type": "application/json"}
 _STEADY_BYTES: Final = 160
 _CLOCK_MS: Final = 300_000
 # The bounds of the settings that set them (`gateway.config`): a day of silence is a policy, a year is a mistake.
 _FLUSH_BOUNDS: Final = {"events": 100_000, "seconds": 604_800, "lease_seconds": 7_776_000}
-
-
-class Answer(Struct, frozen=True):
-    """A response, read whole."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return msgspec.json.decode(self.body)
-
-    def reply(self) -> Reply:
-        """Read it as a reply. Raises `Failed`."""
-        require(self.status == 200, f"answered {self.status}, not 200: {self.body[:200]!r}")
-        return msgspec.json.decode(self.body, type=Reply)
-
-
-class Asked(Protocol):
-    """A gateway, and as whom it is asked."""
-
-    app: str
-    model: str
-    trusted: Mapping[str, bytes]
-    keys: Mapping[str, str]
-    read_only: bool = False
-    url: str = ""
-    key_list: int = 0  # the version of the app's key list that it is told of
-
-    def __init__(self, app: str, model: str, trusted: Mapping[str, bytes], keys: Mapping[str, str]) -> None:
-        self.app, self.model, self.trusted, self.keys = app, model, trusted, keys
-
-    async def get(self, path: str, **headers: str) -> Answer:
-        """Get a path of the gateway, or a URL."""
-        ...
-
-    async def send(self, body: bytes, headers: Mapping[str, str], key: str | None) -> Answer:
-        """Post a body as a batch under one of the keys."""
-        ...
-
-    async def post(self, body: bytes, headers: Mapping[str, str] = _JSON, key: str | None = "known") -> Answer:
-        """Post what the gateway keeps. Raises `Skipped` where it may not."""
-        if self.read_only:
-            raise Skipped("read only: the gateway would keep what is sent")
-        return await self.send(body, headers, key)
-
-    def batch(self, *events: bytes, **changes: Any) -> bytes:
-        """Return a new device's batch."""
-        told = {"device": str(uuid.uuid4()), "batch": str(uuid.uuid4()), "seq": 1, "sent_at": _now_ms(), "sdk": "2.3.0"}
-        whole = {**told, **changes, "events": [msgspec.Raw(event) for event in events]}
-        return msgspec.json.encode(whole)
-
-    async def update(self, **have: Any) -> tuple[Answer, Reply]:
-        """Send the update check of a device that has this."""
-        signals = have.pop("signals", [])
-        told = {"have": {self.model: have}, "signals": {self.model: signals}, "keys": self.key_list}
-        answer = await self.post(self.batch(**told))
-        return answer, answer.reply()
 
 
 ROWS: Final = Rows[Asked]()
@@ -164,22 +101,22 @@ async def refuses_what_is_no_batch(asked: Asked) -> None:
 @ROWS.row("G9", "every event of the vectors is accepted, or refused by its index with its reason, in one batch")
 async def judges_each_event(asked: Asked) -> None:
     """One bad event never sinks its batch."""
-    vectors = _vectors("batches")
-    texts = [_text(each) for each in vectors["events"]]
-    answer = await asked.post(asked.batch(*texts, signals=vectors["envelope"]["signals"]))
+    told = vectors("batches")
+    texts = [text_of(each) for each in told["events"]]
+    answer = await asked.post(asked.batch(*texts, signals=told["envelope"]["signals"]))
     reply = answer.reply()
     found = {each.index: each.reason for each in _refused(reply)}
-    for index, each in enumerate(vectors["events"]):
+    for index, each in enumerate(told["events"]):
         said = found.get(index)
         require(said == each["reason"], f"{each['name']}: {said or 'accepted'}, not {each['reason'] or 'accepted'}")
-    good = sum(each["reason"] is None for each in vectors["events"])
+    good = sum(each["reason"] is None for each in told["events"])
     require(reply.accepted == good, f"{reply.accepted} events are accepted, not {good}")
 
 
 @ROWS.row("G10", "every batch of the vectors is answered with what was accepted and refused")
 async def judges_each_batch(asked: Asked) -> None:
     """Empty ones, bare ones, ones with unknown fields, ones at every bound."""
-    for vector in _vectors("batches")["batches"]:
+    for vector in vectors("batches")["batches"]:
         identity = {"device": str(uuid.uuid4()), "batch": str(uuid.uuid4())}
         reply = (await asked.post(msgspec.json.encode({**vector["batch"], **identity}))).reply()
         require(reply.batch == identity["batch"], f"{vector['name']}: the reply is to batch {reply.batch}")
@@ -191,18 +128,18 @@ async def judges_each_batch(asked: Asked) -> None:
 @ROWS.row("G11", "identity, gzip and zstd are taken alike")
 async def inflates(asked: Asked) -> None:
     """A phone compresses with what it has."""
-    event = _text(_vectors("batches")["events"][1])
+    event = text_of(vectors("batches")["events"][1])
     packers: dict[str, Callable[[bytes], bytes]] = {"identity": bytes, "gzip": gzip.compress, "zstd": zstd.compress}
     for encoding, pack in packers.items():
-        answer = await asked.post(pack(asked.batch(event)), {**_JSON, "Content-Encoding": encoding})
+        answer = await asked.post(pack(asked.batch(event)), {**JSON, "Content-Encoding": encoding})
         require(answer.reply().accepted == 1, f"{encoding}: {answer.body[:200]!r}")
 
 
 @ROWS.row("G12", "a batch that comes again is answered like the first time")
 async def answers_a_resend(asked: Asked) -> None:
     """The reply may have been lost: the device must hear the same."""
-    vectors = _vectors("batches")
-    body = asked.batch(*map(_text, vectors["events"][::7]), signals=vectors["envelope"]["signals"])
+    told = vectors("batches")
+    body = asked.batch(*map(text_of, told["events"][::7]), signals=told["envelope"]["signals"])
     first, second = [(await asked.post(body)).reply() for _ in range(2)]
     said = [(each.batch, each.accepted, _refused(each)) for each in (first, second)]
     require(said[0] == said[1], f"answered {said[0]}, then {said[1]}")
@@ -211,7 +148,7 @@ async def answers_a_resend(asked: Asked) -> None:
 @ROWS.row("G13", "fields that the contract does not know are ignored, and absent optional ones are no fault")
 async def ignores_the_unknown(asked: Asked) -> None:
     """So version 1 can grow, and an older gateway takes a newer SDK."""
-    event = msgspec.json.decode(_text(_vectors("batches")["events"][1]))
+    event = msgspec.json.decode(text_of(vectors("batches")["events"][1]))
     body = asked.batch(msgspec.json.encode({**event, "mood": {"a": [1]}}), battery="full")
     require((await asked.post(body)).reply().accepted == 1, "an event with an unknown field is refused")
 
@@ -232,7 +169,7 @@ async def is_short_when_nothing_is_new(asked: Asked) -> None:
 async def tells_the_time(asked: Asked) -> None:
     """Devices judge by it what has expired, and when to call next."""
     _, reply = await asked.update(catalogue=0, use="bundled")
-    off_ms = abs(reply.server_time - _now_ms())
+    off_ms = abs(reply.server_time - now_ms())
     require(off_ms < _CLOCK_MS, f"server_time is {off_ms / 1000:.0f} s from this machine's clock")
     for name, most in _FLUSH_BOUNDS.items():
         value = getattr(reply.flush, name)
@@ -252,7 +189,7 @@ async def signs_its_news(asked: Asked) -> None:
         raise Skipped("no public key was given: the signature was not checked")
     roots = Keyring(asked.trusted)
     if not isinstance(news.keys, UnsetType):
-        judged = judge_keys(news.keys, roots, app=asked.app, now_ms=_now_ms())
+        judged = judge_keys(news.keys, roots, app=asked.app, now_ms=now_ms())
         require(judged.code == "ok", f"the key list does not hold: {judged.code}")
         roots = msgspec.structs.replace(roots, listed=judged.keys)
     verdict = verify(
@@ -263,7 +200,7 @@ async def signs_its_news(asked: Asked) -> None:
         model=asked.model,
         seen=0,
         floor=0,
-        now_ms=_now_ms(),
+        now_ms=now_ms(),
     )
     require(verdict.code == "ok", f"the catalogue does not hold: {verdict.code}")
 
@@ -312,7 +249,7 @@ ROWS.skipped(
 
 async def _refuses(asked: Asked, statuses: set[int]) -> None:
     """Send the vectors that are refused whole with one of these statuses."""
-    for vector in _vectors("refusals")["requests"]:
+    for vector in vectors("refusals")["requests"]:
         if vector["status"] not in statuses or (vector["key"] or "known") not in asked.keys:
             continue
         body = vector["body"].encode() if "body" in vector else base64.b64decode(vector["body_base64"])
@@ -371,16 +308,3 @@ def _refused(reply: Reply) -> list[Any]:
 
 def _inputs(catalogue: Catalogue) -> list[str]:
     return sorted({name for release in catalogue.releases for name in release.inputs})
-
-
-def _text(vector: dict[str, Any]) -> bytes:
-    """Return the event's JSON text as the vector has it."""
-    return vector["json"].encode() if "json" in vector else msgspec.json.encode(vector["event"])
-
-
-def _vectors(name: str) -> Any:
-    return msgspec.json.decode((_VECTORS / f"{name}.json").read_bytes())
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -11,7 +11,8 @@ import aiohttp
 import msgspec
 from msgspec import Struct
 
-from gateway.client.conformance.contract import ROWS, Answer, Asked
+from gateway.client.conformance.asked import Answer, Asked
+from gateway.client.conformance.contract import ROWS
 from gateway.client.conformance.results import Failed, Result, Row, Skipped
 from gateway.client.verify import named_keys
 

@@ -1,5 +1,6 @@
 """One device of the fleet: a real client with its own directory, behind its own radio, in its user's hands."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -10,11 +11,11 @@ from typing import Self
 import aiohttp
 
 from gateway.client.bundled import Bundled
-from gateway.client.client import Client
-from gateway.client.clock import Clock, ScaledClock, SystemClock
+from gateway.client.client import Client, Status
+from gateway.client.clock import ScaledClock, SystemClock
 from gateway.client.fleet.calendar import Calendar
-from gateway.client.fleet.life import Life, Tally
-from gateway.client.fleet.phones import Phone
+from gateway.client.fleet.life import USUAL, Life, Mishaps, Restarted, Tally
+from gateway.client.fleet.phones import Phone, updated
 from gateway.client.fleet.radio import Meter, Radio
 from gateway.client.fleet.reports import DeviceReport
 from gateway.client.fleet.shoppers import MODEL
@@ -46,6 +47,7 @@ class Device:
         meter: Meter,
         tally: Tally,
         witness: aiohttp.ClientMiddlewareType | None = None,
+        mishaps: Mishaps = USUAL,
     ) -> None:
         """`witness` stands between the client and the radio, and sees what is asked of it."""
         self.phone = phone
@@ -53,37 +55,66 @@ class Device:
         self._install = install
         self._directory = directory
         self._tally = tally
+        self._mishaps = mishaps
         self._connector = connector
         self.radio = Radio(meter, Random(f"radio {directory}"), has_percent_bug=phone.has_percent_bug)  # noqa: S311
         self._middlewares = (self.radio,) if witness is None else (witness, self.radio)
         start_ms = calendar.device_ms + int(phone.clock_error_seconds * 1000)
-        self._clock: Clock = ScaledClock(calendar.rate, start_ms)
+        self._clock = ScaledClock(calendar.rate, start_ms)
         self._open = AsyncExitStack()
+        self._restarting: asyncio.Task[None] | None = None
+        self._status: Status | None = None
 
     async def open(self, seed: int) -> Self:
         """Open the client; a directory used before is gone on with."""
-        # A session of its own costs little and carries the radio; the connections are everyone's.
-        session = aiohttp.ClientSession(connector=self._connector, connector_owner=False, middlewares=self._middlewares)
-        await self._open.enter_async_context(session)
-        self.client = await self._open.enter_async_context(self._make_client(session, seed))
+        self._seed = seed
+        await self._open_client()
         # What it has produced so far is part of the seed, so that a life that goes on does not repeat itself.
         dice = Random(f"life {seed} {self.phone.index} {self.client.ledger.produced}")  # noqa: S311 - a seeded draw
-        self._life = Life(self.phone, self.client, self.radio, self._clock, dice, self._tally)
+        self._life = Life(self.phone, self.client, self.radio, self._clock, dice, self._tally, self._mishaps)
         return self
 
     async def close(self) -> None:
         """Close the client and its session."""
+        await self._restarted()
         await self._open.aclose()
 
     async def live(self) -> None:
-        """Live the user's life until cancelled."""
-        await self._life.live()
+        """Live the user's life until cancelled, through crashes and updates of the app."""
+        while True:
+            try:
+                await self._life.live()
+            except Restarted as restarted:
+                if restarted.updated:
+                    self.phone = updated(self.phone)
+                # The end of the run may come meanwhile: whoever needs the client then waits for it.
+                self._restarting = asyncio.create_task(self._restart())
+                await asyncio.shield(self._restarting)
+
+    async def _restart(self) -> None:
+        """Let the app's process end, with what it has on the disk and nothing else, and start another."""
+        self._status = self.client.status()
+        await self._open.aclose()
+        self._open = AsyncExitStack()
+        await self._open_client()
+        self._life.client, self._status = self.client, None
+
+    async def _restarted(self) -> None:
+        if self._restarting is not None:
+            await self._restarting
+
+    async def _open_client(self) -> None:
+        # A session of its own costs little and carries the radio; the connections are everyone's.
+        session = aiohttp.ClientSession(connector=self._connector, connector_owner=False, middlewares=self._middlewares)
+        await self._open.enter_async_context(session)
+        self.client = await self._open.enter_async_context(self._make_client(session, self._seed))
 
     async def settle(self, patience_seconds: float, right_release: Callable[[str], int] | None) -> None:
         """Come to the front with good network and flush until nothing waits and the right release runs.
 
         What is left undone after that many of the device's seconds stays in `why_unsettled`.
         """
+        await self._restarted()
         self.radio.online = True
         until = self._clock.monotonic() + patience_seconds
         contact_ms = self.client.status().contact_ms
@@ -97,8 +128,8 @@ class Device:
             await self._clock.sleep(30.0)
 
     def report(self) -> DeviceReport:
-        """Say what runs and what waits."""
-        status = self.client.status()
+        """Say what runs and what waits; while the app is started again, what did before."""
+        status = self._status or self.client.status()
         return DeviceReport(
             device=status.device,
             sdk=self.phone.sdk,

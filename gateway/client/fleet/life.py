@@ -1,17 +1,19 @@
 """A user's life with the app: launches, sessions, decisions and what came of them, offline at times.
 
+* Now and then an app crashes in the front, is updated by its store, or finds its phone's clock set anew.
 * The app does what an app does: it never waits for the network before it decides, reports an outcome as soon as the
   user has answered (now and then only at the next launch), and says when it leaves the front.
 """
 
 import asyncio
+from dataclasses import dataclass
 from random import Random
 from typing import Final
 
 from msgspec import Struct
 
 from gateway.client.client import Client, Predicted
-from gateway.client.clock import Clock
+from gateway.client.clock import ScaledClock
 from gateway.client.fleet.phones import Phone, seconds_to_launch
 from gateway.client.fleet.radio import Radio
 from gateway.client.fleet.shoppers import (
@@ -26,15 +28,32 @@ from gateway.client.fleet.shoppers import (
     purchase_probability,
 )
 
-# The flush policy was simulated with these (device facts): a session in seventeen has no network.
-OFFLINE_SESSIONS: Final = 0.06
-# A journey or an empty data plan: no network for days.
-OFFLINE_SPELLS: Final = 0.005
 _SPELL_SECONDS: Final = (0.5 * 86_400.0, 2 * 86_400.0)
 _DECISIONS: Final = (1, 2, 3, 4, 5)
 _ANSWER_SECONDS: Final = (2.0, 25.0)
 _ANSWERED_LATER: Final = 0.05
 _HOUR: Final = 3600.0
+
+
+@dataclass(frozen=True)
+class Mishaps:
+    """What goes wrong how often, of the sessions or launches.
+
+    * `offline_sessions`: the flush policy was simulated with these (device facts), one in seventeen.
+      `offline_spells`: a journey or an empty data plan, no network for days.
+    * `crashed_sessions`: good apps crash in fewer (store consoles call 1 % bad), and a test wants to see it.
+    * `updated_launches`: an app update every two months or so. `clock_set_launches`: a wrong clock is found out within
+      weeks.
+    """
+
+    offline_sessions: float = 0.06
+    offline_spells: float = 0.005
+    crashed_sessions: float = 0.01
+    updated_launches: float = 0.005
+    clock_set_launches: float = 0.02
+
+
+USUAL: Final = Mishaps()
 
 
 class Tally(Struct):
@@ -46,23 +65,48 @@ class Tally(Struct):
     asked: int = 0
     bought: int = 0
     outcomes: int = 0
+    crashes: int = 0
+    updates: int = 0
+    clock_changes: int = 0
+
+
+class Restarted(Exception):
+    """The app's process is gone: it crashed, or the app was `updated`. The next launch is a new one's."""
+
+    def __init__(self, *, updated: bool) -> None:
+        super().__init__("the app was updated" if updated else "the app crashed")
+        self.updated = updated
 
 
 class Life:
     """One user with one phone."""
 
-    def __init__(self, phone: Phone, client: Client, radio: Radio, clock: Clock, dice: Random, tally: Tally) -> None:
+    def __init__(
+        self,
+        phone: Phone,
+        client: Client,
+        radio: Radio,
+        clock: ScaledClock,
+        dice: Random,
+        tally: Tally,
+        mishaps: Mishaps = USUAL,
+    ) -> None:
+        self._mishaps = mishaps
         self._phone = phone
-        self._client = client
+        self.client = client
         self._radio = radio
         self._clock = clock
         self._dice = dice
         self._tally = tally
         self._offline_until = 0.0
+        self._clock_error = phone.clock_error_seconds
         self._answered_later: list[tuple[int, str, float]] = []
 
     async def live(self) -> None:
-        """Open the app now and then, until cancelled: as when the system kills an app, at any moment."""
+        """Open the app now and then, until cancelled: as when the system kills an app, at any moment.
+
+        Raises `Restarted` when the app's process is gone; the life goes on with another `client`.
+        """
         launch_at = self._clock.now_ms() / 1000
         while True:
             launch_at += seconds_to_launch(self._phone, launch_at, self._dice)
@@ -72,16 +116,27 @@ class Life:
             launch_at = max(launch_at, now - _HOUR)
             await self._clock.sleep(max(0.0, launch_at - now))
             await self.session()
+            if self._dice.random() < self._mishaps.updated_launches:
+                self._tally.updates += 1
+                raise Restarted(updated=True)
 
     async def session(self) -> None:
-        """Open the app, use it for a while, leave it."""
+        """Open the app, use it for a while, leave it. Raises `Restarted` when it crashes."""
         self._find_network()
+        self._set_clock()
         self._tally.launches += 1
+        crashes = self._dice.random() < self._mishaps.crashed_sessions
         async with asyncio.TaskGroup() as beside:
-            beside.create_task(self._client.foreground())
+            calling = beside.create_task(self.client.foreground())
             seconds = await self._use_app()
+            if crashes:
+                calling.cancel()
         self._tally.polls += self._radio.online * (1 + int(seconds // _HOUR))
-        await self._client.background()
+        if crashes:
+            self._tally.crashes += 1
+            self._answered_later.clear()  # the app knew these in memory
+            raise Restarted(updated=False)
+        await self.client.background()
 
     async def _use_app(self) -> float:
         """Come to moments of decision. Return how long the session was."""
@@ -97,7 +152,7 @@ class Life:
         return since
 
     async def _decide(self, moment: Moment) -> None:
-        predicted = self._client.predict(MODEL, moment._asdict())
+        predicted = self.client.predict(MODEL, moment._asdict())
         self._tally.decisions += 1
         self._tally.asked += predicted.decision
         await self._clock.sleep(self._dice.uniform(*_ANSWER_SECONDS))
@@ -118,12 +173,21 @@ class Life:
         return (DISMISSED.lower(), 0.0) if predicted.decision else None
 
     def _report(self, number: int, label: str, value: float) -> None:
-        self._client.outcome(number, MODEL, label, value)
+        self.client.outcome(number, MODEL, label, value)
         self._tally.outcomes += 1
         self._tally.bought += label == PURCHASED.lower()
 
+    def _set_clock(self) -> None:
+        """Correct a wrong clock, or set it wrong again."""
+        error = self._phone.clock_error_seconds
+        if error and self._dice.random() < self._mishaps.clock_set_launches:
+            self._tally.clock_changes += 1
+            now_wrong = error if not self._clock_error else 0.0
+            self._clock.move(now_wrong - self._clock_error)
+            self._clock_error = now_wrong
+
     def _find_network(self) -> None:
         now = self._clock.monotonic()
-        if self._dice.random() < OFFLINE_SPELLS:
+        if self._dice.random() < self._mishaps.offline_spells:
             self._offline_until = now + self._dice.uniform(*_SPELL_SECONDS)
-        self._radio.online = now >= self._offline_until and self._dice.random() >= OFFLINE_SESSIONS
+        self._radio.online = now >= self._offline_until and self._dice.random() >= self._mishaps.offline_sessions

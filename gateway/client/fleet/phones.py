@@ -5,7 +5,7 @@
 * Launches come at random in waking hours of the phone's own time zone; light, medium and heavy users average 3.5 a day.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
@@ -14,6 +14,8 @@ CURRENT_SDK: Final = "2.3.0"
 OLD_SDK: Final = "2.2.4"
 
 _CURRENT_APP: Final = "5.1.0"
+# What users of the current build get in an app update.
+NEXT_APP: Final = "5.2.0"
 BUGGY_APP: Final = "5.0.3"
 _OLD_APP: Final = "4.9.2"
 # Share of users and launches a day; the shares weighted by the launches give LAUNCHES_PER_DAY.
@@ -70,6 +72,11 @@ def phone(seed: int, index: int) -> Phone:
         clock_error_seconds=dice.gauss(0.0, _WRONG_BY_SECONDS) if has_wrong_clock else 0.0,
         has_percent_bug=has_bug,
     )
+
+
+def updated(phone: Phone) -> Phone:
+    """Return the phone after an app update; builds that the store no longer updates stay as they are."""
+    return replace(phone, app_version=NEXT_APP) if phone.app_version == _CURRENT_APP else phone
 
 
 def seconds_to_launch(phone: Phone, now_seconds: float, dice: Random) -> float:

@@ -40,6 +40,9 @@ class FleetReport(Struct, frozen=True, kw_only=True):
     devices: int
     device_days: float
     launches: int
+    crashes: int
+    updates: int
+    clock_changes: int
     decisions: int
     asked: int
     bought: int
@@ -95,6 +98,9 @@ def fleet_report(
         devices=len(each),
         device_days=device_days,
         launches=tally.launches,
+        crashes=tally.crashes,
+        updates=tally.updates,
+        clock_changes=tally.clock_changes,
         decisions=tally.decisions,
         asked=tally.asked,
         bought=tally.bought,

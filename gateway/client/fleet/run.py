@@ -19,7 +19,7 @@ from gateway.client.bundled import Bundled
 from gateway.client.fleet.calendar import go_on
 from gateway.client.fleet.device import Device, Install
 from gateway.client.fleet.files import allow_open_files
-from gateway.client.fleet.life import Tally
+from gateway.client.fleet.life import USUAL, Mishaps, Tally
 from gateway.client.fleet.loaded import LoadedOnce
 from gateway.client.fleet.phones import phone
 from gateway.client.fleet.radio import Meter
@@ -53,6 +53,7 @@ class FleetOptions:
     settle_seconds: float = 30.0
     connections: int = 64
     right_release: Callable[[str], int] | None = None
+    mishaps: Mishaps = USUAL
 
 
 Watcher = Callable[[FleetReport], None]
@@ -118,6 +119,7 @@ class Fleet:
                 connector=connector,
                 meter=self._meter,
                 tally=self._tally,
+                mishaps=options.mishaps,
             )
             for number in range(options.devices)
         ]

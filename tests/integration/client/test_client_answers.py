@@ -233,6 +233,33 @@ async def test_a_refused_key_is_told_and_another_key_need_not_wait(
     assert client.status().trouble == ""
 
 
+async def test_a_check_that_never_left_the_device_makes_way_for_what_happens_next(world: World) -> None:
+    url, world.url = world.url, "http://127.0.0.1:9"  # the port of "discard", where nothing listens
+    async with world.client() as client:
+        assert await client.flush() == "kept"
+        assert client.status().frozen_batch is None
+        client.predict("upsell", SIGNALS)
+        assert await client.flush() == "waiting"
+        world.clock.turn(31)
+        assert await client.flush() == "kept"
+        assert client.status().frozen_batch is not None, "one with events keeps its identity whatever happened to it"
+    world.url = url
+    world.clock.turn(3601)
+    client = await world.open()
+    assert await client.flush() == "sent"
+    assert [(batch.seq, len(batch.events)) for batch in world.gateway.batches] == [(1, 1)]
+
+
+async def test_a_check_that_may_have_arrived_is_sent_again_as_it_was(world: World) -> None:
+    client = await world.open()
+    world.gateway.cut_next = True
+    assert await client.flush() == "kept"
+    client.predict("upsell", SIGNALS)
+    world.clock.turn(31)
+    assert await client.flush() == "sent"
+    assert [(batch.seq, len(batch.events)) for batch in world.gateway.batches] == [(1, 0), (1, 0), (2, 1)]
+
+
 async def test_a_device_says_why_it_does_not_send(world: World) -> None:
     client = await world.open()
     world.gateway.cut_next = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -76,6 +77,27 @@ def _with_catalogue(world: World, news: Any, use: Any) -> Any:
         return web.Response(body=body)
 
     return answer
+
+
+async def test_what_another_process_learns_is_revoked_during_a_download_is_not_installed(world: World) -> None:
+    data = world.offer_42()
+    one, two = await world.open(), await world.open()
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(request: web.Request) -> web.Response:
+        asked.set()
+        await go_on.wait()
+        return web.Response(body=data)
+
+    world.gateway.serve_artifact = slowly
+    flush = asyncio.create_task(one.flush())
+    await asked.wait()
+    world.offer(18, [], "bundled", floor=43)
+    assert await two.flush() == "sent"
+    go_on.set()
+    await flush
+    assert world.runs(one) == (1, "bundled", "bundled")
+    assert not list((world.directory / "models").glob("*"))
 
 
 async def test_a_catalogue_signed_by_a_stranger_is_reported_and_ignored(world: World) -> None:

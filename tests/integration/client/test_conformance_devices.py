@@ -89,3 +89,8 @@ async def test_a_driver_that_does_not_speak_the_protocol_fails(command: tuple[st
 async def test_a_driver_that_does_not_know_a_command_is_not_blamed_for_it() -> None:
     (result,) = await judge(saying("'unsupported': 'start'"), only=["28"])
     assert (result.outcome, result.why) == ("skipped", "the driver does not support 'start'")
+
+
+async def test_the_command_line_starts_the_same_driver() -> None:
+    (result,) = await judge((sys.executable, "-m", "gateway.cli", "device", "driver"), only=["A8"])
+    assert (result.outcome, result.why) == ("passed", "")

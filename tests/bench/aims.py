@@ -1,0 +1,80 @@
+"""What the gateway is held to, beside what was measured: each aim with its bound, met or not.
+
+* Pure. What a run did not measure has no line; what it missed stands there as missed.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from msgspec import Struct
+
+OURS: Final = "backhaul"
+DECISION: Final = "decision and reply: ours to ours without catalogues"
+UPDATE_CHECK: Final = "update check to aiohttp alone"
+TWO_WORKERS: Final = "two workers to one"
+_PERCENT: Final = 100.0
+
+
+class Aim(Struct, frozen=True):
+    """Something to be at most, or at least, so much."""
+
+    name: str
+    bound: float
+    found: float
+    unit: str
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.found >= self.bound if self.at_least else self.found <= self.bound
+
+    @property
+    def aimed(self) -> str:
+        """Return the bound in words."""
+        return f"{'at least' if self.at_least else 'at most'} {self.bound:g} {self.unit}".strip()
+
+    @property
+    def measured(self) -> str:
+        """Return what was found, with as many digits as the bound has and one more."""
+        digits = 0 if self.bound >= _PERCENT else 1 if self.bound >= 10 else 2
+        return f"{self.found:.{digits}f} {self.unit}".strip()
+
+
+def aims(result: Mapping[str, Any]) -> Iterator[Aim]:
+    """Yield every aim that the result says something about."""
+    yield from _beside_others(result["programs"])
+    yield from _quotients(result.get("quotients", {}))
+    for signals, bound in (("2 signals", 32.0), ("12 signals", 50.0)):
+        if (found := result["bytes_per_event"].get(signals)) is not None:
+            yield Aim(f"an event with {signals} on the wire", bound, found, "bytes")
+    if beside := result.get("beside"):
+        yield Aim("a reply without news", 160.0, beside["reply_bytes"], "bytes")
+        yield Aim("acknowledged at half load, 99th percentile", 50.0, beside["half_load"]["p99_ms"], "ms")
+        yield Aim("the event loop stands still", 20.0, beside["loop_stall_ms"], "ms")
+    if filled := result.get("filled"):
+        stored = filled["events"] / (filled["seconds"] + filled["behind_seconds"])
+        yield Aim("consumer and ClickHouse, CPU an event", 9.0, filled["both_us"], "µs")
+        share = stored / filled["events_per_second"]
+        yield Aim("stored as fast as the gateway takes it, all on these cores", 1.0, share, "of it", at_least=True)
+
+
+def _beside_others(programs: Mapping[str, Any]) -> Iterator[Aim]:
+    ours = programs.get(OURS)
+    if ours is None:
+        return
+    if (quotient := ours["quotient_to_floor"]) is not None:
+        yield Aim("times the floor", 4.0, quotient, "x")
+    for other, bound in (("rust", 1.8), ("go", 1.0), ("go-goccy", 1.0), ("node", 1.0), ("nginx-lua", 1.0)):
+        if other in programs:
+            yield Aim(f"times {other}", bound, ours["cpu_us"] / programs[other]["cpu_us"], "x")
+    if "rust-slices" in programs:
+        yield Aim("times rust-slices, a message an event", 0.5, ours["cpu_us"] / programs["rust-slices"]["cpu_us"], "x")
+
+
+def _quotients(quotients: Mapping[str, float]) -> Iterator[Aim]:
+    if (decision := quotients.get(DECISION)) is not None:
+        yield Aim("decision and reply, on top of taking in", 10.0, _PERCENT * (decision - 1), "%")
+    if (check := quotients.get(UPDATE_CHECK)) is not None:
+        yield Aim("an update check, times aiohttp alone", 1.3, check, "x")
+    if (two := quotients.get(TWO_WORKERS)) is not None:
+        yield Aim("two workers' work where the cores are there, by CPU", 1.8, 2 / two, "x", at_least=True)
