@@ -2,10 +2,11 @@
 
 * Each breakage is made in a copy of the tree and judged by the tests that it names, which pass there before it.
 * Caught is a test that fails, or that does not end; a change that cannot be imported proves nothing and is an error.
-* Exit code 1 when a breakage survives. `--write` keeps the table below `results`.
+* Exit code 1 when a breakage survives. `--write` keeps the verdicts in `results`, each with its day.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ RESULTS: Final = Path(__file__).parent / "results" / "client.txt"
 # The slowest file takes a tenth of it on an idle machine; a breakage may make a test wait for ever.
 MOST_SECONDS: Final = 180
 _PASSED, _FAILED = 0, 1
+_NAME: Final = re.compile(r"^\S+ +\S+ +\S+ +(.*)  <-  .*$")
 
 
 class Verdict(NamedTuple):
@@ -42,16 +44,22 @@ class Verdict(NamedTuple):
 def main() -> int:
     """Run the list and print the table."""
     parser = ArgumentParser(prog="python -m tests.mutations", description=__doc__, add_help=True)
-    parser.add_argument("--only", default="", help="breakages whose name or file has this in it")
+    parser.add_argument("--only", nargs="+", default=[""], help="breakages whose name or file has one of these in it")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--write", action="store_true", help="keep the table in the tree")
+    parser.add_argument(
+        "--write", action="store_true", help="keep the verdicts in the tree, beside those of other runs"
+    )
     arguments = parser.parse_args()
-    chosen = [each for each in breakages() if arguments.only in f"{each.name} {each.file}"]
+    chosen = [each for each in breakages() if any(word in f"{each.name} {each.file}" for word in arguments.only)]
     verdicts = judge_all(chosen, arguments.processes)
-    report = table(verdicts)
-    sys.stdout.write(report)
+    day = datetime.now(UTC).strftime("%Y-%m-%d")
+    found = {verdict.breakage.name: line(verdict, day) for verdict in verdicts}
+    sys.stdout.write(table(found))
     if arguments.write:
-        RESULTS.write_text(report)
+        kept = read_table(RESULTS.read_text()) if RESULTS.exists() else {}
+        RESULTS.write_text(
+            table({each.name: (kept | found)[each.name] for each in breakages() if each.name in kept | found})
+        )
     return int(any(verdict.outcome != "caught" for verdict in verdicts))
 
 
@@ -69,16 +77,21 @@ def judge_all(chosen: list[Breakage], processes: int) -> list[Verdict]:
         return found
 
 
-def table(verdicts: list[Verdict]) -> str:
-    """Return the verdicts as lines of text, with what they add up to."""
-    caught = sum(verdict.outcome == "caught" for verdict in verdicts)
-    lines = [
-        f"{verdict.outcome:9} {verdict.seconds:5.1f} s  {verdict.breakage.file:20} {verdict.breakage.name}"
-        f"\n{'':20}by {verdict.by}"
-        for verdict in verdicts
-    ]
-    day = datetime.now(UTC).strftime("%Y-%m-%d")
-    return "\n".join([f"{day}: {caught} of {len(verdicts)} breakages of the client were caught", "", *lines, ""])
+def line(verdict: Verdict, day: str) -> str:
+    """Return a verdict as a line of text."""
+    breakage = verdict.breakage
+    return f"{day}  {verdict.outcome:9}  {breakage.file:19}  {breakage.name}  <-  {verdict.by}"
+
+
+def table(lines: dict[str, str]) -> str:
+    """Return the lines, by the names of their breakages, with what they add up to."""
+    caught = sum(" caught " in each for each in lines.values())
+    return "\n".join([f"{caught} of {len(lines)} breakages of the client were caught", "", *lines.values(), ""])
+
+
+def read_table(text: str) -> dict[str, str]:
+    """Return the lines of a table by the names of their breakages."""
+    return {_NAME.sub(r"\1", each): each for each in text.splitlines()[2:]}
 
 
 def _copied(place: Path) -> Path:
