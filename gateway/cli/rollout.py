@@ -196,9 +196,12 @@ def _approve(arguments: Namespace) -> int:
     who, app, model, looked_at = _author(arguments), arguments.app, arguments.model, arguments.proposal
     if looked_at is None:
         raise Misused(_which_waits(arguments))
+    why = arguments.reason.strip()
+    if not why:
+        raise Misused("say why you approve it with --reason: it joins the reason of the change")
     changed = change_store(
         configuration(arguments),
-        lambda store: approve(store, app, model, who, now_ms(), proposal=looked_at, reason=arguments.reason.strip()),
+        lambda store: approve(store, app, model, who, now_ms(), proposal=looked_at, reason=why),
     )
     return _show_changed(arguments, changed)
 

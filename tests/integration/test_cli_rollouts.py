@@ -147,7 +147,8 @@ def test_targets_are_told_by_name_or_as_the_document_has_them(run: Run) -> None:
         (("advance", "--reason", "x"), 1, "there is no rollout"),
         (("rollback", "--reason", "x", "--seen", 3), 1, "you looked at document 3"),
         (("approve",), 1, "nothing waits for approval"),
-        (("approve", "--proposal", 1), 1, "nothing waits for approval"),
+        (("approve", "--proposal", 1), 2, "say why you approve it with --reason"),
+        (("approve", "--proposal", 1, "--reason", "x"), 1, "nothing waits for approval"),
     ],
 )
 def test_what_cannot_be_done_says_why_in_one_line(run: Run, words: tuple[object, ...], code: int, said: str) -> None:
@@ -184,7 +185,7 @@ def test_under_the_two_person_rule_a_second_operator_approves(run: Run) -> None:
     which = run("rollout", "approve", *UPSELL, "--author", "bob")
     assert (which.code, which.out) == (2, "")
     assert "--proposal 1 is the one that waits, by ann (new trees): shop/upsell rollout 1.1 running at 1 %" in which.err
-    assert run("rollout", "approve", *UPSELL, "--proposal", 1).code == 1
+    assert run("rollout", "approve", *UPSELL, "--proposal", 1, "--reason", "mine").code == 1
     approve = ("rollout", "approve", *UPSELL, "--author", "bob", "--proposal", 1, "--reason", "seen the figures")
     approved = run(*approve, "--json").json
     assert (approved["document"], approved["rollout"]["approved_by"]) == (1, "bob")
