@@ -140,7 +140,7 @@ class Config(KafkaKeys, frozen=True, kw_only=True):
         ),
     ] = 0.0
     refresh_seconds: Annotated[
-        float, Meta(ge=0.05, le=3600, description="how often a gateway looks for new apps, catalogues and rollouts")
+        float, Meta(ge=0.05, le=3600, description="how soon a gateway obeys new apps, catalogues and rollouts")
     ] = 2.0
     inline_bytes: Annotated[
         int, Meta(ge=0, le=MIB, description="artifact downloads up to this size travel inside the reply; 0: none do")

@@ -2,6 +2,7 @@
 
 * A snapshot is immutable and replaced whole; a request keeps the one it began with.
 * Every refresh lists the store and reads only what is new. Documents never change, so a number read once is done.
+* What is written is in force within `refresh_seconds`: what a refresh takes is taken off the pause before it.
 * A document that cannot be read is logged, and the last good one of its series stays: one bad app never blocks another.
 * When the store fails, the last good snapshot stays, with its age and the trouble in words.
 * A series that a listing leaves out stays as it was: documents are only ever added.
@@ -164,13 +165,16 @@ class SnapshotKeeper:
         await self.refresh()
 
     async def _keep_refreshing(self, refresh_seconds: float) -> None:
+        took_seconds = 0.0
         while True:
-            await asyncio.sleep(refresh_seconds)
+            await asyncio.sleep(pause_seconds(refresh_seconds, took_seconds))
+            began = self._monotonic()
             try:
                 await self.refresh()
             except Exception:  # the loop's boundary: a defect here must not freeze the snapshot for ever
                 _log.exception("snapshot refresh failed")
                 self._trouble = "the snapshot refresh failed in an unforeseen way: see the log"
+            took_seconds = self._monotonic() - began
 
     async def _read_store(self) -> None:
         damaged: dict[str, str] = {}
@@ -277,6 +281,15 @@ class SnapshotKeeper:
         if self._trouble is None:
             _log.error("the store cannot be read, the last good snapshot stays: %s", trouble)
         self._trouble = trouble
+
+
+def pause_seconds(refresh_seconds: float, took_seconds: float) -> float:
+    """Return how long to wait after a refresh that took so long.
+
+    What is written right after its listing waits for its end, the pause and the next one, which has more to read: twice
+    as long is allowed for that. A store that is slower than that is not asked without a pause.
+    """
+    return max(refresh_seconds / 2, refresh_seconds - 3 * took_seconds)
 
 
 def _snapshot(good: Mapping[Series, tuple[int, Document]], now_ms: int) -> Snapshot:

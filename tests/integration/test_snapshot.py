@@ -17,7 +17,7 @@ from gateway.releases.apps import create_app, hash_key, revoke_key
 from gateway.releases.keylists import next_keys, write_keys
 from gateway.releases.keys import public_bytes, sign
 from gateway.releases.publish import publish_release
-from gateway.releases.snapshot import KeyHolder, SnapshotKeeper
+from gateway.releases.snapshot import KeyHolder, SnapshotKeeper, pause_seconds
 from gateway.releases.store import Store, StoreError
 from schemas.releases import KEYS_CONTEXT, Arm, Catalogue, Rollout
 from schemas.wire import SignedKeys
@@ -344,6 +344,13 @@ async def test_a_document_that_is_listed_but_not_there_yet_is_read_later() -> No
     await early.put_new("apps/shop/0000000001.json", b'{"app":"shop","number":1,"keys":[]}')
     await keeper.refresh()
     assert (keeper.trouble(), keeper.damaged) == (None, {})
+
+
+@pytest.mark.parametrize("took_seconds", [0.0, 0.01, 0.1, 0.3])
+def test_what_is_written_is_in_force_in_time_though_a_refresh_takes_its_own(took_seconds: float) -> None:
+    assert took_seconds + pause_seconds(2.0, took_seconds) + 2 * took_seconds <= 2.0
+    assert pause_seconds(2.0, took_seconds) >= 1.0
+    assert pause_seconds(2.0, 60.0) == 1.0, "a slow store is left alone between two refreshes"
 
 
 async def test_a_keeper_refreshes_itself_until_it_is_closed(store: FlakyStore) -> None:
