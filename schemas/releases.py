@@ -130,17 +130,27 @@ class Target(Struct, frozen=True, omit_defaults=True):
     hardware: list[str] = []
 
 
-class Held(Struct, frozen=True):
+class Reached(Struct, frozen=True):
+    """How far the held-out baseline had got among the devices of a target."""
+
+    target: Target
+    exposure: Probability
+
+
+class Held(Struct, frozen=True, omit_defaults=True):
     """The held-out baseline, which outlasts the rollout: the arm of that name, filled by a salt of the model's own.
 
     * Held out are the devices whose second hash by this salt is below the arm's weight, once their first is below
       `exposure`. They run the arm's `use` in every state of a rollout, rolled back too; they are in no other arm.
     * The next rollout takes salt and exposure over, and the exposure never falls: whoever is held out stays so.
+    * A rollout with another target begins at its own exposure; `earlier` says how far those before it had got, and whom
+      of these the target leaves out runs the arm's `use` all the same, in no arm.
     """
 
     arm: str
     salt: str
     exposure: Probability
+    earlier: list[Reached] = []
 
 
 class Rollout(Struct, frozen=True, kw_only=True, omit_defaults=True):

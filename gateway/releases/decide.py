@@ -7,8 +7,8 @@
   never hands out 42.
 * Whatever stands in for `otherwise` is never a release that only an arm names: a rollback leaves nobody on it.
 * The held-out baseline is the model's and not the rollout's: it goes by the model's own salt, so that one rollout after
-  another holds out the same devices, and no pause, rollback or completion ends it. A rollback puts everyone else on
-  `otherwise`, at once.
+  another holds out the same devices, and no pause, rollback, completion or other target ends it. A rollback puts
+  everyone else on `otherwise`, at once.
 * Paused, whoever runs its arm's release keeps it, but only the baseline is named as an arm: there is no list of who was
   in, and a newcomer that was given `otherwise` cannot be told from a device of the arm that uses the same. To name the
   other arms alone would compare them with nobody. What ran stays on record by its release.
@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from gateway.releases.rules import WEIGHT_SLACK, ModelRules, base64_bytes
 from schemas.records import Told
-from schemas.releases import Arm, Release, Rollout, Target
+from schemas.releases import Arm, Held, Release, Rollout, Target
 from schemas.versions import os_can_run, os_is, satisfies
 from schemas.wire import CatalogueNews, Envelope, Have, Use
 
@@ -94,22 +94,41 @@ def offer_for(rules: ModelRules, model: str, have: Have, envelope: Envelope) -> 
             return Told(use, arm.name, rollout.rollout)
         if use == have.use:
             return Told(use, "", rollout.rollout)
+    elif (held_out := held_before(rollout, envelope)) is not None:
+        return Told(_or_older(held_out.use, rules, model, envelope), "", rollout.rollout)
     return Told(_or_older(rollout.otherwise, rules, model, envelope, untried=rollout), "", rollout.rollout)
 
 
 def arm_for(rollout: Rollout, envelope: Envelope) -> Arm | None:
-    """Return the arm of a device that the rollout has reached; None for all others, who get `otherwise`."""
+    """Return the arm of a device that the rollout has reached; None for all others."""
     if not targets(rollout.target, envelope):
         return None
     device, held, arms = envelope.device, rollout.held, rollout.arms
     if held is not None:
         arm = next(each for each in arms if each.name == held.arm)
         if place_of(held.salt, device) < arm.weight:
-            return arm if bucket(held.salt, device) < held.exposure else None
+            return arm if bucket(held.salt, device) < held.exposure or was_reached(held, envelope) else None
         arms = [each for each in arms if each.name != held.arm]
     if rollout.state not in UNDER_WAY or bucket(rollout.salt, device) >= rollout.exposure:
         return None
     return arm_of(rollout.salt, device, arms)
+
+
+def held_before(rollout: Rollout, envelope: Envelope) -> Arm | None:
+    """Return the held-out arm of a device that a rollout before this one held out: it stays so, whatever the target."""
+    held = rollout.held
+    if held is None or not held.earlier:
+        return None
+    arm = next(each for each in rollout.arms if each.name == held.arm)
+    return arm if place_of(held.salt, envelope.device) < arm.weight and was_reached(held, envelope) else None
+
+
+def was_reached(held: Held, envelope: Envelope) -> bool:
+    """Say whether the baseline of a rollout with another target has got as far as the device."""
+    if not held.earlier:
+        return False
+    place = bucket(held.salt, envelope.device)
+    return any(place < each.exposure and targets(each.target, envelope) for each in held.earlier)
 
 
 def is_held_out(rollout: Rollout, arm: Arm) -> bool:

@@ -5,12 +5,22 @@
 
 from msgspec import Struct
 
-from gateway.releases.decide import UNDER_WAY, arm_for, bucket, fits, offer_for, place_of, targets
+from gateway.releases.decide import (
+    UNDER_WAY,
+    arm_for,
+    bucket,
+    fits,
+    held_before,
+    offer_for,
+    place_of,
+    targets,
+    was_reached,
+)
 from gateway.releases.rules import ModelRules
 from schemas.records import Told
 from schemas.releases import Release, Rollout
 from schemas.versions import os_can_run, satisfies
-from schemas.wire import Envelope, Have
+from schemas.wire import Envelope, Have, Use
 
 
 class Reason(Struct, frozen=True):
@@ -70,9 +80,9 @@ def _rollout(rollout: Rollout, have: Have, envelope: Envelope, told: Told) -> li
         if rollout.held is None:
             return reasons
     hit = targets(rollout.target, envelope)
-    reasons.append(Reason("target", "the device is meant" if hit else "the device is not meant: it gets otherwise"))
     if not hit:
-        return reasons
+        return [*reasons, *_not_meant(rollout, envelope)]
+    reasons.append(Reason("target", "the device is meant"))
     reasons += _held(rollout, envelope)
     arm = arm_for(rollout, envelope)
     if rollout.state in UNDER_WAY:
@@ -92,6 +102,15 @@ def _rollout(rollout: Rollout, have: Have, envelope: Envelope, told: Told) -> li
     return reasons
 
 
+def _not_meant(rollout: Rollout, envelope: Envelope) -> list[Reason]:
+    if held_before(rollout, envelope) is None:
+        return [Reason("target", "the device is not meant: it gets otherwise")]
+    return [
+        Reason("target", "the device is not meant"),
+        Reason("held out", "yes: a rollout before this one held it out, and it stays so, in no arm of this one"),
+    ]
+
+
 def _held(rollout: Rollout, envelope: Envelope) -> list[Reason]:
     held = rollout.held
     if held is None:
@@ -102,6 +121,8 @@ def _held(rollout: Rollout, envelope: Envelope) -> list[Reason]:
         return [Reason("held out", f"no: place {place:.6f} is not below the share {share:g}")]
     if reached < held.exposure:
         return [Reason("held out", f"yes: place {place:.6f} is below {share:g}, bucket {reached:.6f} is reached")]
+    if was_reached(held, envelope):
+        return [Reason("held out", f"yes: place {place:.6f} is below {share:g}, and a rollout before reached it")]
     return [Reason("held out", f"later: bucket {reached:.6f} is not below {held.exposure:g} yet; in no arm until then")]
 
 
@@ -110,14 +131,22 @@ def _keeps(rollout: Rollout, told: Told, have: Have) -> bool:
     return rollout.state == "paused" and told.use == have.use != rollout.otherwise
 
 
+def _outside(rollout: Rollout, told: Told, have: Have, envelope: Envelope) -> tuple[str, Use]:
+    """Say why a device that is told no arm gets what it gets, and what that was meant to be."""
+    arm = arm_for(rollout, envelope)
+    if arm is not None and _keeps(rollout, told, have):
+        return ", as before the pause", arm.use
+    held_out = held_before(rollout, envelope) if arm is None else None
+    return (", held out as before", held_out.use) if held_out is not None else (", otherwise", rollout.otherwise)
+
+
 def _told(rollout: Rollout | None, told: Told, have: Have, envelope: Envelope) -> str:
     if rollout is None:
         where, meant = "", told.use
     elif told.arm:
         where, meant = f", in arm {told.arm}", next(arm.use for arm in rollout.arms if arm.name == told.arm)
     else:
-        stays = arm_for(rollout, envelope) if _keeps(rollout, told, have) else None
-        where, meant = (", as before the pause", stays.use) if stays is not None else (", otherwise", rollout.otherwise)
+        where, meant = _outside(rollout, told, have, envelope)
     instead = f", in place of {meant}, which does not fit" if meant != told.use else ""
     news = "which it runs already" if told.use == have.use else f"instead of {have.use}"
     return f"use {told.use}{where}{instead}: {news}"

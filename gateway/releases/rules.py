@@ -117,8 +117,10 @@ def read_rollout(stored: bytes, app: str, model: str) -> Rollout:
     """Read a stored rollout and check that it can be obeyed as it is. Raises `BadDocument`."""
     try:
         rollout = _rollout.decode(stored)
-        for specifier in (rollout.target.sdk, rollout.target.app_version, os_target(rollout.target.os)[1]):
-            parse_specifier(specifier)
+        earlier = rollout.held.earlier if rollout.held is not None else []
+        for target in (rollout.target, *(each.target for each in earlier)):
+            for specifier in (target.sdk, target.app_version, os_target(target.os)[1]):
+                parse_specifier(specifier)
     except (ValueError, RecursionError) as error:
         raise BadDocument(f"not a rollout: {error}") from error
     if (rollout.app, rollout.model) != (app, model):

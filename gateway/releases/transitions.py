@@ -4,7 +4,8 @@
 * `roll_back` follows everything that hands out an arm's release, a completed rollout included: trouble shows late.
 * Between rollouts the last one's `otherwise` stays in force, so a release that is published reaches nobody until a
   rollout names it.
-* A held-out baseline is handed on from one rollout to the next: its salt, its share and how far it has got.
+* A held-out baseline is handed on from one rollout to the next: its salt, its share and how far it has got, target by
+  target.
 """
 
 import math
@@ -16,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.releases.errors import BadPlan, NotNow
-from schemas.releases import Arm, Held, Rollout, Target
+from schemas.releases import Arm, Held, Reached, Rollout, Target
 from schemas.wire import Use
 
 CHAMPION: Final = "champion"
@@ -97,7 +98,8 @@ def start(last: Rollout | None, plan: Plan, change: Change) -> Rollout:
 def hold(last: Rollout | None, app: str, model: str, use: Use, change: Change) -> Rollout:
     """Keep everyone on one release, so that what is published next waits for a rollout. Raises `NotNow`."""
     _check_follows("hold", last)
-    share, held = _held_out(last, Plan(app=app, model=model, challenger=use), 0)
+    target = last.target if last is not None and last.held is not None else Target()
+    share, held = _held_out(last, Plan(app=app, model=model, challenger=use, target=target), 0)
     arms = [Arm(CHAMPION, use, 1.0 - share)]
     return Rollout(
         rollout=last.rollout + 1 if last is not None else 1,
@@ -109,7 +111,7 @@ def hold(last: Rollout | None, app: str, model: str, use: Use, change: Change) -
         arms=[*arms, Arm(BASELINE, "none", share)] if share else arms,
         exposure=1.0,
         otherwise=use,
-        target=last.target if last is not None and held is not None else Target(),
+        target=target if held is not None else Target(),
         held=held,
         author=change.author,
         reason=change.reason,
@@ -217,7 +219,7 @@ def _check_stages(stages: Sequence[float]) -> None:
 
 def _held_out(last: Rollout | None, plan: Plan, number: int) -> tuple[float, Held | None]:
     """Return the share that is held out, and by which salt."""
-    before = last.held if last is not None else None
+    before = _aimed(last, plan.target) if last is not None else None
     shares = {arm.name: arm.weight for arm in last.arms} if last is not None else {}
     share = plan.baseline if plan.baseline is not None else (shares[before.arm] if before is not None else 0.0)
     if not (math.isfinite(share) and 0.0 <= share < 1.0):
@@ -228,6 +230,16 @@ def _held_out(last: Rollout | None, plan: Plan, number: int) -> tuple[float, Hel
         return share, before
     salt = f"{plan.app}/{plan.model}/baseline" + (f"/{number}" if plan.new_baseline else "")
     return share, Held(BASELINE, salt, 0.0)
+
+
+def _aimed(last: Rollout, target: Target) -> Held | None:
+    """Return the baseline as it stands for a target: beyond whom it holds out already, it begins with the exposure."""
+    held = last.held
+    if held is None or target == last.target:
+        return held
+    exposure = next((each.exposure for each in held.earlier if each.target == target), 0.0)
+    others = [each for each in held.earlier if each.target != target]
+    return replace(held, exposure=exposure, earlier=[*others, Reached(last.target, held.exposure)])
 
 
 def _reaching(held: Held | None, exposure: float) -> Held | None:

@@ -17,6 +17,7 @@ from gateway.releases.rules import (
     read_catalogue,
     read_rollout,
 )
+from gateway.releases.transitions import Change, Plan, complete, start
 from schemas.releases import Arm, Catalogue, Download, Held, Release, Rollout, SignedCatalogue, Target
 from schemas.versions import os_target, satisfies
 from schemas.wire import Envelope, Have, Signature, Use
@@ -201,6 +202,27 @@ def test_a_held_out_baseline_lasts_across_rollouts_and_keeps_to_itself(
 def held_arms(share: float) -> list[Arm]:
     rest = (1.0 - share) / 2
     return [Arm("champion", 1, rest), Arm("challenger", 2, rest), Arm("baseline", "none", share)]
+
+
+@given(DEVICES, EXPOSURES, st.sampled_from(["iOS", "Android", "iOS >=17"]), st.sampled_from(["iOS 16", "iOS 19"]))
+def test_who_is_held_out_stays_so_whatever_the_next_target_is(
+    device: str, reached: float, next_os: str, os: str
+) -> None:
+    plan = Plan(app="shop", model="upsell", challenger=2, champion=1, baseline=0.5, stages=(0.01 + 0.98 * reached, 1.0))
+    change = Change("ann", "because", 1)
+    first = start(None, plan, change)
+    narrower = msgspec.structs.replace(plan, challenger=3, champion=None, target=Target(os=next_os), stages=(0.01,))
+    second = start(complete(first, change), narrower, change)
+    said = msgspec.structs.replace(envelope(device), os=os)
+    before, after = (
+        offer_for(rules([release(1), release(2), release(3)], each), "upsell", said.have["upsell"], said)
+        for each in (first, second)
+    )
+    if before.arm == "baseline":
+        assert after.use == "none"
+        assert after.arm == ("baseline" if targets(second.target, said) else "")
+    elif after.use == "none":
+        assert bucket("shop/upsell/baseline", device) < 0.01
 
 
 def test_arms_beside_a_held_out_baseline_are_filled_by_weight() -> None:

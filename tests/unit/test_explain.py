@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gateway.releases.decide import decide
 from gateway.releases.explain import explain
 from gateway.releases.rules import ModelRules, model_rules
-from schemas.releases import Arm, Catalogue, Download, Held, Release, Rollout, SignedCatalogue, Target
+from schemas.releases import Arm, Catalogue, Download, Held, Reached, Release, Rollout, SignedCatalogue, Target
 from schemas.wire import Envelope, Have
 
 
@@ -44,7 +44,14 @@ rollouts = st.builds(
     exposure=st.sampled_from([0.0, 0.5, 1.0]),
     otherwise=USES,
     target=st.sampled_from([Target(), Target(os="iOS")]),
-    held=st.none() | st.builds(Held, st.just("baseline"), st.just("h"), st.sampled_from([0.0, 0.5, 1.0])),
+    held=st.none()
+    | st.builds(
+        Held,
+        st.just("baseline"),
+        st.just("h"),
+        st.sampled_from([0.0, 0.5, 1.0]),
+        st.sampled_from([[], [Reached(Target(), 0.7)], [Reached(Target(sdk=">=2"), 1.0)]]),
+    ),
 )
 
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from gateway.releases import transitions
 from gateway.releases.errors import BadPlan, NotNow, ReleaseError
 from gateway.releases.transitions import FOLLOWS, Change, Plan, Step
-from schemas.releases import Arm, Held, Rollout, Target
+from schemas.releases import Arm, Held, Reached, Rollout, Target
 
 CHANGE: Final = Change("ann", "because", 1_000)
 
@@ -137,6 +137,21 @@ def test_a_baseline_survives_a_rollback_and_a_hold_and_ends_only_when_asked() ->
     assert (none.held, len(none.arms)) == (None, 2)
     fresh = transitions.start(still, plan(new_baseline=True), CHANGE)
     assert fresh.held == Held("baseline", f"shop/upsell/baseline/{fresh.rollout}", 0.01)
+
+
+def test_a_rollout_with_another_target_lets_nobody_out_of_the_baseline_and_in_only_by_its_exposure() -> None:
+    new, old = Target(os="iOS >=17"), Target(os="iOS <17")
+    first = transitions.complete(transitions.start(None, plan(baseline=0.1, stages=[0.5]), CHANGE), CHANGE)
+    second = transitions.start(first, plan(stages=[0.01], target=new), CHANGE)
+    assert second.held == Held("baseline", "shop/upsell/baseline", 0.01, [Reached(Target(), 0.5)])
+    held = transitions.hold(transitions.roll_back(second, CHANGE), "shop", "upsell", 41, CHANGE)
+    assert (held.held, held.target) == (second.held, new)
+    third = transitions.start(held, plan(stages=[0.02], target=old), CHANGE)
+    assert third.held is not None
+    assert (third.held.exposure, third.held.earlier) == (0.02, [Reached(Target(), 0.5), Reached(new, 0.01)])
+    again = transitions.start(transitions.roll_back(third, CHANGE), plan(stages=[0.01]), CHANGE)
+    assert again.held is not None
+    assert (again.held.exposure, again.held.earlier) == (0.5, [Reached(new, 0.01), Reached(old, 0.02)])
 
 
 @given(st.lists(st.sampled_from(list(FOLLOWS)), max_size=12))

@@ -332,6 +332,18 @@ def held_offers() -> Iterator[Json]:
         rollout={**running, "target": {"os": "Android"}},
         device=HELD,
     )
+    earlier = [{"target": {"os": "iOS"}, "exposure": 0.05}]
+    android = {"target": {"os": "Android"}, "held": {**held, "exposure": 0.01, "earlier": earlier}}
+    before = told("none", "", 9)
+    yield offer("held out before, and so still", before, rollout={**running, **android}, device=HELD, use=42)
+    yield offer("held out before, after a rollback", before, rollout={**back, **android}, device=HELD, use=42)
+    yield offer("not held out before", otherwise, rollout={**running, **android}, device=HELD_LATER)
+    yield offer(
+        "held out before, and in the arm where the target means it",
+        none,
+        rollout={**running, "held": {**held, "exposure": 0.0, "earlier": earlier}},
+        device=HELD,
+    )
     yield offer(
         "not held out yet, and in no other arm at any exposure",
         otherwise,
@@ -422,7 +434,9 @@ def offers() -> Json:
         "meet it, and one that is not said does not. `inline` are the SHA-256 of the bytes that ride along. A baseline "
         "in `held` lasts in every state: a device whose place (the arm's hash) by `held.salt` is below that arm's "
         "weight is in no other arm; it is held out while its bucket by `held.salt` is below `held.exposure`, and gets "
-        "otherwise until then. For all others the arms are the rest, their place scaled to the sum of their weights; "
+        "otherwise until then. `held.earlier` says how far it had got in rollouts with other targets: so far it holds "
+        "out the devices of those too, and whom the rollout's own target leaves out runs what that arm does, in no "
+        "arm. For all others the arms are the rest, their place scaled to the sum of their weights; "
         "complete and rolled_back put them on otherwise. paused keeps no list of who is in: a device that runs what "
         "its arm would run keeps it, all others get otherwise, and none is said to be in an arm but the held-out."
     )
