@@ -37,6 +37,8 @@ def register(nouns: Nouns) -> None:
 def _cost(arguments: Namespace) -> int:
     from gateway.releases.costs import bills
 
+    if arguments.bytes and arguments.base:
+        raise Misused("--from says what a patch is made on, and goes with --release")
     config, prices = configuration(arguments), read_prices(arguments.prices)
     ways = {"identity": arguments.bytes} if arguments.bytes else _ways(arguments, config)
     inline = not arguments.bytes and min(ways.values()) <= config.inline_bytes

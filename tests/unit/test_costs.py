@@ -87,6 +87,7 @@ def test_a_release_costs_what_its_downloads_weigh(
     assert set(cost("--devices", 1000, "--release", 2)["bytes"]) == {"identity", "xz"}
     assert main(["cost", "--devices", "1", "--release", "9"]) == 2
     assert main(["cost", "--devices", "1", "--release", "2", "--from", "7"]) == 2
+    assert main(["cost", "--devices", "1", "--bytes", "9", "--from", "1"]) == 2
     assert main(["cost", "--devices", "5000000", "--bytes", "1000000"]) == 0
     assert "$450.00" in capsys.readouterr().out
 
