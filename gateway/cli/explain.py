@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from clickhouse_connect.driver.asyncclient import AsyncClient
 
     from gateway.config import Config
+    from gateway.releases.explain import Explanation
     from gateway.releases.rules import ModelRules
     from schemas.wire import Envelope, Have
 
@@ -27,11 +28,12 @@ FROM batches
 WHERE app = {app:String} AND device = {device:UUID} AND received_at <= fromUnixTimestamp64Milli({at:Int64})
 ORDER BY received_at DESC LIMIT 1
 """
+# Inputs are stored with predictions alone. A batch that brought none named the same as its neighbours in time.
 _SIGNALS = """
 SELECT mapKeys(signals) FROM events
 WHERE app = {app:String} AND model = {model:String} AND device = {device:UUID} AND type = 'prediction'
-    AND received_at <= fromUnixTimestamp64Milli({at:Int64}) AND notEmpty(signals)
-ORDER BY received_at DESC LIMIT 1
+    AND notEmpty(signals)
+ORDER BY abs(toUnixTimestamp64Milli(received_at) - {received_at:Int64}) LIMIT 1
 """
 _REPORTED = """
 SELECT toUnixTimestamp64Milli(occurred_at), toString(type), release, source, state, detail, score, outcome FROM events
@@ -90,14 +92,27 @@ def _explain(arguments: Namespace) -> int:
     data = {"at": at_ms, "device": arguments.device, "told": found.told, "reasons": found.reasons}
     if arguments.json:
         known = {"said": said.get("said"), "recorded": said.get("offer"), "reported": said["events"]}
-        show(arguments, data | known | {"decision_us": decision_us}, "")
+        show(arguments, data | known | {"agrees": _agrees(arguments, said, found), "decision_us": decision_us}, "")
         return 0
     note(f"as decided at {moment(at_ms)}; the decision alone takes {decision_us:.1f} microseconds here")
     show_table(arguments, ("rule", "what it came to"), [(each.rule, each.text) for each in found.reasons])
     if said.get("offer"):
         note(f"the gateway's record of {moment(said['said']['received_at'])}: told {said['offer']}")
+    if _agrees(arguments, said, found) is False:
+        note(
+            "the record and the replay differ: the device named other inputs than its predictions near that time have, "
+            "a flag overrules what it said, or the gateway still went by the documents of a moment before"
+        )
     show_table(arguments, _COLUMNS, [tuple(row.values()) for row in said["events"]], "it reported nothing")
     return 0
+
+
+def _agrees(arguments: Namespace, said: dict[str, Any], found: "Explanation") -> bool | None:
+    """Say whether the replay comes to what the gateway recorded; None where there is no record of that decision."""
+    if arguments.at is None or not said.get("offer"):
+        return None
+    told = found.told
+    return bool(said["offer"] == {"use": str(told.use), "arm": told.arm, "rollout": told.rollout})
 
 
 def _check_known(arguments: Namespace, config: "Config") -> None:
@@ -140,7 +155,8 @@ def _said(arguments: Namespace, config: "Config", at_ms: int) -> dict[str, Any]:
 
     async def question(client: "AsyncClient") -> dict[str, Any]:
         batches = (await client.query(_SAID, parameters=words)).result_rows
-        signals = (await client.query(_SIGNALS, parameters=words)).result_rows
+        near = words | {"received_at": batches[0][0] if batches else at_ms}
+        signals = (await client.query(_SIGNALS, parameters=near)).result_rows
         events = (await client.query(_REPORTED, parameters=words)).result_rows
         found: dict[str, Any] = {"events": [dict(zip(_COLUMNS, (moment(r[0]), *r[1:]), strict=True)) for r in events]}
         if batches:

@@ -23,6 +23,7 @@ from schemas.records import Told
 
 MODELS: Final = Path(__file__).resolve().parents[1] / "models"
 DEVICE: Final = "6f1c2f60-3f6e-4b6e-9d0e-0a6a3f6c1d11"
+OTHER: Final = "6f1c2f60-3f6e-4b6e-9d0e-0a6a3f6c1d12"
 HOUR_MS: Final = 3_600_000
 DAY_ONE_MS: Final = 1_795_334_400_000
 SIGNALS: Final = ["battery_level", "charging", "session_seconds", "items_viewed"]
@@ -126,7 +127,12 @@ async def test_the_warehouse_says_what_the_device_was_and_what_it_was_told(
     batch = make_batch(
         device=DEVICE, events=events, received_at=received_at, offer=told, have=have, signals={"upsell": SIGNALS}
     )
-    await log.publish([batch])
+    # An update check before the first prediction, whose inputs are known by the predictions that followed.
+    check = make_batch(
+        device=DEVICE, events=[], received_at=received_at - 1000, offer={"upsell": Told(1, "challenger", 1)}, have=have
+    )
+    other = make_batch(device=OTHER, events=[], received_at=received_at, offer={"upsell": Told(1)}, have=have)
+    await log.publish([check, batch, other])
     await drain(source, warehouse_client)
     monkeypatch.setenv("BACKHAUL_CLICKHOUSE_URL", clickhouse.url)
     monkeypatch.setenv("BACKHAUL_CLICKHOUSE_USER", clickhouse_server.ADMIN)
@@ -140,5 +146,13 @@ async def test_the_warehouse_says_what_the_device_was_and_what_it_was_told(
     assert then["said"]["sdk"] == "2.3.0"
     assert then["said"]["signals"] == SIGNALS
     assert [(each["type"], each["release"]) for each in then["reported"]] == [("prediction", 1)]
+    assert then["agrees"] is True
+    before = await asyncio.to_thread(explain, capsys, "--at", received_at - 500)
+    assert before["said"]["signals"] == SIGNALS
     now = await asyncio.to_thread(explain, capsys)
-    assert now["told"]["use"] == 1, "by now it is rolled back"
+    assert (now["told"]["use"], now["agrees"]) == (1, None), "by now it is rolled back"
+    odd = await asyncio.to_thread(explain, capsys, "--at", received_at, "--device", OTHER)
+    assert (odd["told"]["use"], odd["recorded"]["use"], odd["agrees"]) == (2, "1", False)
+    words = ("explain", "--app", "shop", "--model", "upsell", "--device", OTHER, "--at", str(received_at))
+    assert await asyncio.to_thread(main, [*words]) == 0
+    assert "the record and the replay differ" in capsys.readouterr().err
