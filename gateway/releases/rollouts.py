@@ -27,6 +27,7 @@ from gateway.releases.rules import read_catalogue, read_proposal, read_rollout
 from gateway.releases.store import Store
 from gateway.releases.transitions import Change
 from schemas.releases import App, Catalogue, Proposal, Rollout, TwoPersonRule
+from schemas.wire import Use
 
 
 class Entry(Struct, frozen=True, omit_defaults=True):
@@ -174,14 +175,16 @@ def _waiting(now: Standing, app: str, model: str) -> Proposal:
 
 
 async def _check_uses(store: Store, rollout: Rollout, before: Rollout | None, *, stops: bool) -> None:
-    """Check that every release may run that is named for the first time, or given to everyone by what is no stop.
+    """Check that every release may run that is new to its rollout, or given to everyone by what is no stop.
 
     Raises `BadPlan` or `StoreError`.
     """
     named = {arm.use for arm in rollout.arms} | {rollout.otherwise}
-    known = {arm.use for arm in before.arms} | {before.otherwise} if before is not None else set()
-    if before is not None and not stops and rollout.otherwise != before.otherwise:
-        known.discard(rollout.otherwise)
+    known: set[Use] = set()
+    if before is not None and rollout.rollout == before.rollout:
+        known = {arm.use for arm in before.arms} | {before.otherwise}
+        if not stops and rollout.otherwise != before.otherwise:
+            known.discard(rollout.otherwise)
     fresh = sorted(use for use in named - known if isinstance(use, int))
     if not fresh:
         return

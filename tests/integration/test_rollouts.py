@@ -38,8 +38,8 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return opened
 
 
-def start(last: Rollout | None, *, challenger: Use = 2, by: Change = ANN) -> Rollout:
-    plan = Plan(app="shop", model="upsell", challenger=challenger, champion=1)
+def start(last: Rollout | None, *, challenger: Use = 2, champion: Use = 1, by: Change = ANN) -> Rollout:
+    plan = Plan(app="shop", model="upsell", challenger=challenger, champion=champion)
     return transitions.start(last, plan, by)
 
 
@@ -141,8 +141,13 @@ async def test_a_release_below_the_floor_cannot_be_rolled_out_but_a_rollback_nev
     with pytest.raises(BadPlan, match=r"release 2 .* listed are 3"):
         await change(store, "shop", "upsell", lambda last: transitions.complete(last, ANN))
     await change(store, "shop", "upsell", lambda last: transitions.roll_back(last, ANN), stops=True)
+    with pytest.raises(BadPlan, match=r"release 1 .* listed are 3"):
+        await change(store, "shop", "upsell", lambda last: start(last, challenger=3))
     with pytest.raises(BadPlan, match=r"release 4 .* listed are 3"):
-        await change(store, "shop", "upsell", lambda last: start(last, challenger=4))
+        await change(store, "shop", "upsell", lambda last: start(last, challenger=4, champion="bundled"))
+    assert (
+        await change(store, "shop", "upsell", lambda last: start(last, challenger=3, champion="bundled"))
+    ).number == 3
 
 
 async def test_what_does_not_exist_says_so(store: Store) -> None:
