@@ -217,10 +217,10 @@ class KafkaSink(Sink):
         for is_batch in (False, True):
             group = [each for each in sized if (each[0].topic == BATCHES) is is_batch]
             futures = [self._add(producer, record, size, loop.create_future()) for record, size in group]
-            if futures:
-                await asyncio.wait(futures)
-            for future in futures:
-                future.result()
+            # Every failure is looked at, also of those that are given up: one that is not is logged as a fault of ours.
+            for outcome in await asyncio.gather(*futures, return_exceptions=True):
+                if outcome is not None:
+                    raise outcome
 
     def _settled(self, size: int, failure: BaseException | None) -> None:
         """Hear of a parcel's end, also when its publishers are gone."""

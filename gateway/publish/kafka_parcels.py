@@ -9,6 +9,7 @@
 """
 
 import asyncio
+import logging
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -20,6 +21,8 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from gateway.publish.kafka_wire import Produce
 from schemas.records import Record
+
+_log = logging.getLogger(__name__)
 
 Confirmation = asyncio.Future[None]
 Settled = Callable[[int, BaseException | None], None]
@@ -90,6 +93,7 @@ class Parcels:
         self._on_its_way: dict[TopicPartition, tuple[int, Parcel]] = {}
         self._sequences: Counter[TopicPartition] = Counter()
         self._posts: set[asyncio.Task[None]] = set()
+        self._given_up: KafkaError | None = None
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -100,6 +104,10 @@ class Parcels:
 
     def add(self, place: TopicPartition, record: Record, size_bytes: int, confirmation: Confirmation) -> None:
         """Send the record with the next parcel of its partition; the confirmation is set once it is stored."""
+        if self._given_up is not None:  # its publisher waited for letters, and comes too late
+            confirmation.set_exception(self._given_up)
+            self._settled(size_bytes, self._given_up)
+            return
         parcels = self._waiting.get(place)
         if parcels is None:
             parcels = self._waiting[place] = deque((Parcel(self._parcel_bytes),))
@@ -118,7 +126,8 @@ class Parcels:
         return self._empty.is_set()
 
     def give_up(self, failure: KafkaError) -> None:
-        """Fail everything now."""
+        """Fail everything now, and whatever comes later."""
+        self._given_up = failure
         if self._timer is not None:
             self._timer.cancel()
         for post in self._posts:
@@ -173,6 +182,9 @@ class Parcels:
             failures = {place: _failure(answer.codes.get(place, UnknownError.errno)) for place in places}
         except KafkaError as error:
             failures = dict.fromkeys(places, error)
+        except Exception as error:  # else they were on their way for ever, and in the way of all that goes there
+            _log.exception("sending to Kafka failed")
+            failures = dict.fromkeys(places, UnknownError(repr(error)))
         again = [place for place, failure in failures.items() if failure is not None and failure.retriable]
         for place in places:
             if place not in again:

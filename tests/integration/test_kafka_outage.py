@@ -1,6 +1,7 @@
 """Nothing that was acknowledged is lost, whatever happens to brokers and gateways."""
 
 import asyncio
+import gc
 import socket
 import subprocess
 import sys
@@ -227,6 +228,19 @@ async def test_closing_is_bounded_while_kafka_hangs(kafka_three: Kafka) -> None:
                 await call
     finally:
         await asyncio.to_thread(heal, cluster)
+
+
+async def test_every_failure_of_a_publish_is_looked_at(kafka: Kafka, caplog: pytest.LogCaptureFixture) -> None:
+    settings = KafkaSinkSettings(close_seconds=0, linger_ms=1000)
+    sink = await KafkaSink.open(kafka.settings(), kafka.topics(), settings, wait_seconds=30)
+    call = asyncio.create_task(sink.publish([batch(1, 1), batch(2, 1)]))
+    await asyncio.sleep(0)
+    await sink.close()
+    with pytest.raises(Unavailable):
+        await call
+    del call
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_a_sink_opened_before_kafka_is_there_says_so_and_connects_later(kafka: Kafka) -> None:

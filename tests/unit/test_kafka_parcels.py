@@ -8,10 +8,10 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import (
     KafkaConnectionError,
-    KafkaError,
     MessageSizeTooLargeError,
     NotLeaderForPartitionError,
     OutOfOrderSequenceNumber,
+    UnknownError,
 )
 from aiokafka.record.memory_records import MemoryRecords
 
@@ -35,7 +35,7 @@ class Brokers:
     def __init__(self) -> None:
         self.cluster = self
         self.requests: list[tuple[int, Request]] = []
-        self.answers: list[Mapping[TopicPartition, int] | KafkaError] = []
+        self.answers: list[Mapping[TopicPartition, int] | Exception] = []
         self.leaderless: set[TopicPartition] = set()
         self.free = {0: asyncio.Event(), 1: asyncio.Event()}
         for broker in self.free.values():
@@ -55,7 +55,7 @@ class Brokers:
         self.requests.append((leader, batches))
         await self.free[leader].wait()
         said = self.answers.pop(0) if self.answers else {}
-        if isinstance(said, KafkaError):
+        if isinstance(said, Exception):
             raise said
         return Answer({place: said.get(place, 0) for place in batches})
 
@@ -138,6 +138,18 @@ async def test_what_can_never_be_stored_fails_alone() -> None:
     assert ground.settled == [(2, MessageSizeTooLargeError), (1, None)]
 
 
+async def test_an_error_that_is_not_kafkas_fails_what_was_sent_and_frees_its_broker(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ground = Ground()
+    ground.brokers.answers = [KeyError("a connection that is gone")]
+    with pytest.raises(UnknownError, match="a connection that is gone"):
+        await ground.add(0, b"1")
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+    await ground.add(2, b"2")
+    assert ground.settled == [(1, UnknownError), (1, None)]
+
+
 async def test_a_partition_without_a_leader_waits_for_one_and_the_others_do_not() -> None:
     ground = Ground()
     ground.brokers.leaderless.add(PLACES[0])
@@ -176,3 +188,13 @@ async def test_giving_up_fails_what_is_sent_and_what_waits_and_frees_all_bytes()
     assert ground.settled == [(1, OutOfOrderSequenceNumber)] * 3
     assert await ground.parcels.wait_empty(0)
     assert ground.parcels.sent == 0
+
+
+async def test_what_comes_after_giving_up_fails_at_once_and_nothing_is_sent() -> None:
+    ground = Ground()
+    ground.parcels.give_up(OutOfOrderSequenceNumber())
+    late = ground.add(0, b"1")
+    assert isinstance(late.exception(), OutOfOrderSequenceNumber)
+    assert ground.settled == [(1, OutOfOrderSequenceNumber)]
+    assert await ground.parcels.wait_empty(0)
+    assert ground.brokers.requests == []
