@@ -12,7 +12,7 @@ from gateway.cli.storing import change_store, with_store
 if TYPE_CHECKING:
     from gateway.releases.facts import Facts
     from gateway.releases.store import Store
-    from schemas.releases import Catalogue
+    from schemas.releases import Catalogue, Probe
 
 
 def register(nouns: Nouns) -> None:
@@ -67,6 +67,10 @@ def _add_file(publish: ArgumentParser) -> None:
     publish.add_argument("--threshold", type=float, metavar="P", help="the score from which the app says yes")
     publish.add_argument("--explore", type=float, metavar="P", help="the share of random decisions")
     publish.add_argument("--inputs", default="", metavar="A,B", help="the signals that it reads, in order")
+    probes_help = (
+        'golden vectors as JSON, [{"input": [0.5], "output": {"label": 0.4}}] (default: computed, where it can be)'
+    )
+    publish.add_argument("--probes", metavar="FILE", type=Path, help=probes_help)
     publish.add_argument("--format", default="mlmodel", choices=("mlmodel", "onnx", "opaque"))
     publish.add_argument("--release", type=int, metavar="N", help="the release's number (default: the next)")
     again_help = "even when the newest release is this very file with the same terms"
@@ -111,12 +115,28 @@ def _terms(arguments: Namespace) -> dict[str, Any]:
         "threshold": arguments.threshold,
         "explore": arguments.explore,
         "inputs": [name.strip() for name in arguments.inputs.split(",") if name.strip()],
+        "probes": _probes(arguments.probes),
         "format": arguments.format,
         "release": arguments.release,
         "floor": arguments.floor,
         "expires_in_days": arguments.expires_in_days,
         "again": arguments.again,
     }
+
+
+def _probes(file: Path | None) -> "list[Probe]":
+    import msgspec
+
+    from schemas.releases import Probe
+
+    if file is None:
+        return []
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=list[Probe])
+    except OSError as error:
+        raise CommandError(f"cannot read {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise CommandError(f"{file} holds no golden vectors: {error}") from error
 
 
 def _publish(arguments: Namespace) -> int:

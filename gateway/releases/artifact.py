@@ -3,7 +3,8 @@
 * A Core ML model is loaded by the evaluator that the reference device runs: what cannot run there is not published.
 * Golden inputs come from the artifact's hash, so that publishing twice gives the same; they are exact in the float32
   that Core ML computes with, and lie where a rounding error changes nothing (far enough from a tree's thresholds).
-* An ONNX model is read, not run: its inputs and outputs are known, its golden vectors are the publisher's to bring.
+* An ONNX model is read, and run where ONNX Runtime is installed and the reference device could run it. Elsewhere, and
+  for graphs that other SDKs make sense of, golden vectors are the publisher's to bring.
 * Whatever is neither is opaque: published as it is, with the golden vectors that the publisher brings.
 """
 
@@ -62,7 +63,7 @@ def judge(data: bytes, form: Format, *, inputs: Sequence[str], probes: Sequence[
             sha256=hashed,
             data=data,
             inputs=_fitting_names(facts, names),
-            probes=list(probes),
+            probes=_onnx_probes(_onnx_model(data), hashed, probes),
             metadata=metadata,
         )
     model = CoreMLRuntime().load(data)
@@ -131,6 +132,25 @@ def _is_onnx(data: bytes) -> bool:
     except BadModel:
         return False
     return True
+
+
+def _onnx_model(data: bytes) -> Model | None:
+    """Return the model as the reference device has it; None where that, or this machine, has no such model."""
+    try:
+        from gateway.client.runtimes.onnx import OnnxRuntime
+    except ImportError:  # an extra
+        return None
+    try:
+        return OnnxRuntime().load(data)
+    except BadModel:
+        return None
+
+
+def _onnx_probes(model: Model | None, hashed: str, probes: Sequence[Probe]) -> list[Probe]:
+    if model is None or probes:
+        return list(probes) if model is None else _confirmed(model, probes)
+    answered = any(_answer(model, inputs) is not None for inputs in _candidates(model, hashed))
+    return _golden(model, hashed) if answered else []
 
 
 def _confirmed(model: Model, probes: Sequence[Probe]) -> list[Probe]:

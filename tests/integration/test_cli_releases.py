@@ -129,6 +129,20 @@ def test_what_cannot_be_published_is_refused_in_one_line(
     assert refused.err.count("\n") == 1
 
 
+def test_the_publisher_brings_golden_vectors_in_a_file(run: Run, publish: Callable[..., Ran]) -> None:
+    probes = [{"input": [0.5], "output": {"yes": 0.4}}]
+    Path("probes.json").write_text(json.dumps(probes))
+    words = ("--format", "opaque", "--probes", "probes.json")
+    assert publish("upsell-1.mlmodel", *words).code == 0
+    assert json.loads(run("release", "list", "--json").out)[0]["releases"][0]["probe"] == probes
+    wrong = publish("upsell-1.mlmodel", "--probes", "probes.json")
+    assert (wrong.code, wrong.out) == (1, "")
+    assert "the model answers" in wrong.err
+    Path("probes.json").write_text('[{"input": "x"}]')
+    assert "probes.json holds no golden vectors" in publish("upsell-2.mlmodel", *words).err
+    assert "cannot read gone.json" in publish("upsell-2.mlmodel", "--probes", "gone.json").err
+
+
 def test_a_store_that_cannot_be_reached_is_exit_code_3(run: Run) -> None:
     refused = run("app", "list", "--data", "/proc/nowhere")
     assert refused.code == 3

@@ -13,6 +13,7 @@ import pytest
 from gateway.client import Bundled
 from gateway.client.runtimes import BadModel, Model, PredictionFailed, Runtime
 from gateway.releases.artifact import judge
+from gateway.releases.errors import BadArtifact
 from schemas.releases import Parameters, Probe
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is an extra: pip install 'backhaul[onnx]'")
@@ -61,6 +62,20 @@ def test_what_is_no_onnx_file_is_a_bad_model(data: bytes) -> None:
 def test_inputs_that_give_no_probability_are_a_failed_prediction(inputs: list[float]) -> None:
     with pytest.raises(PredictionFailed):
         load(content("sigmoid")).predict(inputs)
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_golden_vectors_of_an_onnx_model_are_computed_and_those_of_the_publisher_checked(name: str) -> None:
+    data, names = content(name), [f"input_{i}" for i in range(len(BY_NAME[name]["inputs"][0]))]
+    artifact = judge(data, "onnx", inputs=names, probes=[])
+    assert len(artifact.probes) == 5
+    assert artifact == judge(data, "onnx", inputs=names, probes=[]), "and the same each time"
+    for probe in artifact.probes:
+        assert load(data).predict(probe.input) == pytest.approx(probe.output, rel=0, abs=1e-5)
+    assert judge(data, "onnx", inputs=names, probes=artifact.probes[:1]).probes == artifact.probes[:1]
+    wrong = Probe(artifact.probes[0].input, dict.fromkeys(BY_NAME[name]["labels"], 0.123))
+    with pytest.raises(BadArtifact, match="mend the golden vector"):
+        judge(data, "onnx", inputs=names, probes=[wrong])
 
 
 async def test_an_onnx_release_goes_over_the_air_and_is_proven_before_it_decides(world: World) -> None:
