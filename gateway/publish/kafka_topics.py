@@ -3,8 +3,8 @@
 * What exists is never changed: other software may count on it, and more partitions would move devices between them.
   Every difference is told in a sentence.
 * Some differences are faults: with them brokers delete or lose what was acknowledged. Whoever acknowledges writes no
-  topic with a fault. That holds for what stands there when a gateway connects; a topic changed later is seen at the
-  next connection.
+  topic with a fault. That holds for what stands there when a gateway looks: as it connects, and now and then. Fewer
+  replicas are none: how many have a record that is acknowledged is min.insync.replicas, and brokers keep to it.
 * Brokers' clocks stamp the records (LogAppendTime). By a gateway's clock retention would delete at once what a clock
   days behind has written, and brokers would refuse what one an hour ahead writes.
 * Nothing relies on brokers that make topics by themselves.
@@ -57,6 +57,13 @@ class TopicsReport(Struct, frozen=True):
         return min(self.record_bytes.values())
 
 
+class _Extent(Struct, frozen=True):
+    """How many partitions a topic has, and the fewest brokers that one of them is assigned to."""
+
+    partitions: int
+    replicas: int
+
+
 async def ensure_topics(kafka: KafkaSettings, wanted: TopicSettings, names: Sequence[str]) -> TopicsReport:
     """Make the topics that are missing and compare the others. Raises KafkaError, OSError or TimeoutError."""
     async with _connected(kafka) as admin:
@@ -92,7 +99,7 @@ def _compared(
     kafka: KafkaSettings,
     wanted: TopicSettings,
     names: Sequence[str],
-    found: Mapping[str, int],
+    found: Mapping[str, _Extent],
     configs: Mapping[str, Mapping[str, str]],
 ) -> TopicsReport:
     differences: list[str] = []
@@ -101,8 +108,8 @@ def _compared(
         topic = kafka.topic(name)
         if topic not in found:
             differences.append(f"topic {topic} is not there")
-        elif found[topic] != wanted.partitions:
-            differences.append(f"topic {topic} has {found[topic]} partitions where {wanted.partitions} are configured")
+        else:
+            differences += _differing_extent(topic, wanted, found[topic])
         if topic in found and topic not in configs:
             differences.append(f"topic {topic}: its configuration may not be read, so nobody knows what it loses")
         wanted_configs, config = topic_configs(name, wanted), configs.get(topic, {})
@@ -154,12 +161,12 @@ async def _create(
             raise failure(f"topic {topic} cannot be made: {' '.join(filter(None, message)) or failure.description}")
 
 
-async def _listed(admin: AIOKafkaAdminClient, topics: Sequence[str]) -> dict[str, int]:
-    """Return the partitions of each topic; a topic made just now is waited for, since brokers hear of it one by one."""
-    found: dict[str, int] = {}
+async def _listed(admin: AIOKafkaAdminClient, topics: Sequence[str]) -> dict[str, _Extent]:
+    """Return how large each topic is; a topic made just now is waited for, since brokers hear of it one by one."""
+    found: dict[str, _Extent] = {}
     for _ in range(_LIST_TRIES if topics else 0):  # asked for none, brokers tell of all that they have
         described = await admin.describe_topics(list(topics))
-        found = {topic["topic"]: len(topic["partitions"]) for topic in described if topic["error_code"] == 0}
+        found = {topic["topic"]: _extent(topic["partitions"]) for topic in described if topic["error_code"] == 0}
         if len(found) == len(topics):
             break
         await asyncio.sleep(_LIST_SECONDS)
@@ -189,6 +196,21 @@ async def _configs(admin: AIOKafkaAdminClient, topics: Mapping[str, Any]) -> dic
             break
         await asyncio.sleep(_LIST_SECONDS)
     return told
+
+
+def _extent(partitions: Sequence[Mapping[str, Any]]) -> _Extent:
+    return _Extent(len(partitions), min((len(partition["replicas"]) for partition in partitions), default=0))
+
+
+def _differing_extent(topic: str, wanted: TopicSettings, found: _Extent) -> list[str]:
+    return [
+        f"topic {topic} has {has} {what} where {configured} are configured"
+        for what, has, configured in (
+            ("partitions", found.partitions, wanted.partitions),
+            ("replicas", found.replicas, wanted.replication),
+        )
+        if has != configured
+    ]
 
 
 def _differing(topic: str, wanted: Mapping[str, str], found: Mapping[str, str]) -> list[str]:

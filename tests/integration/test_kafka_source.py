@@ -173,10 +173,14 @@ async def test_reading_goes_on_over_the_death_of_a_leader(kafka_three: Kafka, op
 async def test_topics_are_made_as_configured_and_differences_are_told(kafka: Kafka) -> None:
     settings = kafka.settings()
     assert (await ensure_topics(settings, kafka.topics(2), TOPICS)).differences == ()
-    other = TopicSettings(partitions=3, replication=1, batches_retention_hours=1, max_record_bytes=1 << 20)
+    more = 2 * kafka.topics().replication
+    other = TopicSettings(
+        partitions=3, replication=more, min_insync=1, batches_retention_hours=1, max_record_bytes=1 << 20
+    )
     report = await ensure_topics(settings, other, TOPICS)
     batches = settings.topic(BATCHES)
     assert f"topic {batches} has 2 partitions where 3 are configured" in report.differences
+    assert f"topic {batches} has {more // 2} replicas where {more} are configured" in report.differences
     assert f"topic {batches} has retention.ms=604800000 where 3600000 is configured" in report.differences
     assert report.max_record_bytes == 1 << 20
     assert report.faults == ()
