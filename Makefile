@@ -36,7 +36,7 @@ types: $(INSTALLED)  ## mypy, strict
 campaign: $(INSTALLED)  ## faults by the hundred, then every event is counted: make campaign FAULTS=200 SEED=1
 	@$(BIN)/python -m tests.campaign --faults $(or $(FAULTS),200) --seed $(or $(SEED),1) $(CAMPAIGN)
 
-mutations: $(INSTALLED)  ## break the reference client on purpose, 70 ways, and see its tests notice: some minutes
+mutations: $(INSTALLED)  ## break the reference client on purpose, 72 ways, and see its tests notice: some minutes
 	@$(BIN)/python -m tests.mutations $(MUTATIONS)
 
 bench: $(INSTALLED)  ## our gateway beside the floor and its peers, about ten minutes; JSON=1 prints JSON

@@ -234,7 +234,7 @@ class Client:
         known = {name: _finite(signals.get(name)) for name in slot.bundled.carried}
         running = slot.running
         try:
-            score = running.score(known)
+            score = slot.score(known)
         except NoAnswer:
             running, score = slot.answer_instead(known)
         chosen = decide(score, running.parameters, self._dice.random)

@@ -2,11 +2,12 @@
 
 * A change and its events are one durable transaction; memory follows only when that is written. Only what must stop (a
   revoked release, one that crashes) stops in memory even when the disk refuses.
-* A load is counted on disk before it begins: a process that dies in it is counted too, and never more than twice.
+* A load is counted on disk before it begins, and so is each prediction of a trial: a process that dies in it is counted
+  too, and never more than twice.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +19,7 @@ from gateway.client.clock import Clock
 from gateway.client.queue import Queue
 from gateway.client.runtimes import Runtime
 from gateway.client.state import Attempt, ModelState
-from gateway.client.storage import StorageFailed, write_state
+from gateway.client.storage import StorageFailed, read_state, write_state
 from gateway.client.trust import Trust
 from gateway.client.verify import read_again
 from schemas.releases import Catalogue, Release
@@ -168,6 +169,29 @@ class Kept:
         """Note that a load did not crash: where the disk refuses, too, or its refusals would count as crashes."""
         attempt = rules.came_back(self.attempt(sha256))
         self.move(rules.with_attempt(self.state, sha256, attempt), anyway=True, durable=False)
+
+    def proven(self, sha256: str) -> bool:
+        return rules.proven(self.attempt(sha256))
+
+    def ask(self, sha256: str) -> None:
+        """Count a prediction of the trial before it is asked. A disk that refuses that refuses the next load, too."""
+        self._count(sha256, rules.asked)
+
+    def answered(self, sha256: str) -> None:
+        """Note that it came back."""
+        self._count(sha256, rules.answered)
+
+    def _count(self, sha256: str, change: Callable[[Attempt], Attempt]) -> None:
+        """Change what is known of one artifact, and nothing else: another process may have written the rest."""
+        try:
+            with self._ground.queue.writing() as tx:
+                written = self._read(read_state(tx, self.model))
+                attempt = change(rules.attempt_of(written, sha256, self._ground.context))
+                write_state(tx, self.model, _encode(rules.with_attempt(written, sha256, attempt)))
+        except StorageFailed as error:
+            logger.warning("%s: a prediction on trial could not be counted: %s", self.model, error)
+        else:
+            self.state = rules.with_attempt(self.state, sha256, attempt)
 
     def load_failed(self, release: int, sha256: str, detail: str) -> None:
         """Give up an artifact that cannot be loaded or proven here."""

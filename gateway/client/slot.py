@@ -2,6 +2,8 @@
 
 * The order is the active release, the previous one, the bundle: within one call of `predict` if need be.
 * The bundle is always allowed: it came with the app, and nothing unsigned can change it.
+* The first real predictions of a release are its trial: `state` counts them, so that one which ends the process is left
+  alone after two.
 * The artifact itself is kept and every launch builds and proves it anew: after an update of the system nothing stale
   runs, and a release that fails then gives way until its quarantine ends or the system changes again.
 """
@@ -73,13 +75,23 @@ class Slot:
                 return
         self.running = NOTHING
 
+    def score(self, signals: Mapping[str, float | None]) -> float:
+        """Ask what runs; a release on trial, with the asking counted first. Raises `NoAnswer`."""
+        running, kept = self.running, self.kept
+        if running.source in ("bundled", "none") or kept.proven(running.sha256):
+            return running.score(signals)
+        kept.ask(running.sha256)
+        score = running.score(signals)
+        kept.answered(running.sha256)
+        return score
+
     def answer_instead(self, signals: Mapping[str, float | None]) -> tuple[Running, float]:
         """Answer after what runs could not: by the previous release, the bundle, or no."""
         while self.running.sha256 not in ("", self.bundled.sha256):
             self.kept.quarantine(self.running.release, self.running.sha256, "predict_failed")
             self.settle()
             try:
-                return self.running, self.running.score(signals)
+                return self.running, self.score(signals)
             except NoAnswer:
                 logger.warning("%s: release %d gave no answer either", self.kept.model, self.running.release)
         # The bundle is never given up for an answer: what it cannot say to these signals it may say to the next.

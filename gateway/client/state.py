@@ -4,6 +4,8 @@
 * The number and the floor only rise. What is not listed, or is below the floor, never runs.
 * Two starts that did not come back put an artifact in quarantine, for 1 day, then 4, 16 and at most 30: two unrelated
   kills of the app during a load look the same as a crash, so it must end.
+* What loads and answers its probes may still end the process over a real input, so the first predictions of a release
+  on this SDK and system are its trial: counted like starts, until so many have come back that it is proven.
 * A failed fetch is tried again after 1 minute, then 4, 16 and so on up to a day, and no more after six; a model that
   cannot be loaded or answers wrongly is not tried again. Another SDK or system version starts afresh.
 """
@@ -17,6 +19,7 @@ from schemas.releases import Catalogue, Release
 from schemas.wire import CatalogueNews, Have, Signature, Use
 
 MOST_STARTS: Final = 2
+TRIAL_ANSWERS: Final = 3
 _MINUTE_MS: Final = 60_000
 _DAY_MS: Final = 86_400_000
 _LONGEST_QUARANTINE_MS: Final = 30 * _DAY_MS
@@ -26,7 +29,8 @@ _MOST_FETCHES: Final = 6
 class Attempt(Struct, frozen=True, omit_defaults=True):
     """What was tried with one artifact on one SDK and system (`context`).
 
-    `starts` counts loads that have begun and not come back; `until_ms` ends a pause.
+    `starts` counts loads that have begun and not come back, `asked` such predictions of the trial, `answers` those that
+    have; `until_ms` ends a pause.
     """
 
     context: str
@@ -35,6 +39,8 @@ class Attempt(Struct, frozen=True, omit_defaults=True):
     quarantines: int = 0
     until_ms: int = 0
     hopeless: bool = False
+    asked: int = 0
+    answers: int = 0
 
 
 class ModelState(Struct, frozen=True, omit_defaults=True):
@@ -73,7 +79,21 @@ def blocked(attempt: Attempt, now_ms: int) -> bool:
 
 
 def crashed_too_often(attempt: Attempt) -> bool:
-    return attempt.starts >= MOST_STARTS
+    return attempt.starts + attempt.asked >= MOST_STARTS
+
+
+def proven(attempt: Attempt) -> bool:
+    """Say whether the trial on real inputs is over."""
+    return attempt.answers >= TRIAL_ANSWERS
+
+
+def asked(attempt: Attempt) -> Attempt:
+    return msgspec.structs.replace(attempt, asked=attempt.asked + 1)
+
+
+def answered(attempt: Attempt) -> Attempt:
+    """Note that a prediction came back: that one only, since other inputs may still end the process."""
+    return msgspec.structs.replace(attempt, asked=max(0, attempt.asked - 1), answers=attempt.answers + 1)
 
 
 def started(attempt: Attempt) -> Attempt:
@@ -86,7 +106,9 @@ def came_back(attempt: Attempt) -> Attempt:
 
 def quarantined(attempt: Attempt, now_ms: int) -> Attempt:
     pause = min(_LONGEST_QUARANTINE_MS, _DAY_MS * 4 ** min(attempt.quarantines, 8))
-    return msgspec.structs.replace(attempt, starts=0, quarantines=attempt.quarantines + 1, until_ms=now_ms + pause)
+    return Attempt(
+        attempt.context, fetches=attempt.fetches, quarantines=attempt.quarantines + 1, until_ms=now_ms + pause
+    )
 
 
 def fetch_failed(attempt: Attempt, now_ms: int, *, wrong_bytes: bool) -> Attempt:

@@ -70,6 +70,12 @@ def write_state(tx: sqlite3.Connection, model: str, state: bytes) -> None:
     )
 
 
+def read_state(tx: sqlite3.Connection, model: str) -> bytes | None:
+    """Return what is kept of a model."""
+    row = tx.execute("SELECT state FROM models WHERE model = ?", (model,)).fetchone()
+    return None if row is None else bytes(row[0])
+
+
 def write_keys(tx: sqlite3.Connection, signed: bytes) -> None:
     """Replace the key list."""
     tx.execute("INSERT INTO trust (only, keys) VALUES (1, ?) ON CONFLICT DO UPDATE SET keys = excluded.keys", (signed,))

@@ -125,7 +125,7 @@ def _judged(breakage: Breakage, copies: "SimpleQueue[Path]") -> Verdict:
         finally:
             file.write_text(whole)
     noticed = [line.split()[1] for line in output.splitlines() if line.startswith("FAILED ")]
-    by = noticed[0].rpartition("/")[2].partition("[")[0] if noticed else "nobody"
+    by = noticed[0].partition("[")[0].rpartition("/")[2] if noticed else "nobody"
     outcome = {_PASSED: "SURVIVED", _FAILED: "caught"}.get(code, "error")
     if code == -1:
         outcome, by = "caught", f"a test that did not end within {MOST_SECONDS} s"

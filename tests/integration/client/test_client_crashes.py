@@ -21,6 +21,8 @@ from gateway.client.storage import Storage
 from schemas.releases import Parameters
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.integration.client.conftest import World
 
 SIGNALS = {"battery": 0.5, "charging": 1.0}
@@ -40,9 +42,11 @@ told = json.loads(sys.argv[1])
 
 class Model:
     input_size, labels, metadata = 2, ["Dismissed", "Purchased"], {}
-    def __init__(self, score):
-        self.score = score
+    def __init__(self, score, most):
+        self.score, self.most = score, most
     def predict(self, inputs):
+        if inputs[0] > self.most:
+            os._exit(66)
         return {"Purchased": self.score + 0.01 * inputs[0], "Dismissed": 0.0}
 
 class Runtime:
@@ -51,7 +55,7 @@ class Runtime:
         told = json.loads(data)
         if told.get("load") == "crash":
             os._exit(66)
-        return Model(told["score"])
+        return Model(told["score"], told.get("crashes_above", 1e9))
 
 class Clock:
     def now_ms(self):
@@ -71,6 +75,8 @@ async def main():
         print("open", client.status().models["upsell"].release, flush=True)
         for _ in range(told["flushes"]):
             await client.flush()
+        for battery in told["batteries"]:
+            client.predict("upsell", {"battery": battery, "charging": 1.0})
         while told["busy"]:
             for _ in range(7):
                 made = client.predict("upsell", {"battery": 0.5, "charging": 1.0})
@@ -83,7 +89,9 @@ asyncio.run(main())
 """
 
 
-async def start(world: World, *, flushes: int = 0, busy: bool = False, **limits: Any) -> asyncio.subprocess.Process:
+async def start(
+    world: World, *, flushes: int = 0, batteries: Sequence[float] = (), busy: bool = False, **limits: Any
+) -> asyncio.subprocess.Process:
     told = {
         "url": world.url,
         "key": world.publisher.public.hex(),
@@ -91,6 +99,7 @@ async def start(world: World, *, flushes: int = 0, busy: bool = False, **limits:
         "bundle": bytes(world.bundle.content).decode(),
         "now_ms": world.clock.now_ms(),
         "flushes": flushes,
+        "batteries": batteries,
         "busy": busy,
         "timer": True,
         "limits": {"jitter_seconds": 0.0, "backoff_first_seconds": 0.01, "backoff_last_seconds": 0.02, **limits},
@@ -100,9 +109,9 @@ async def start(world: World, *, flushes: int = 0, busy: bool = False, **limits:
     )
 
 
-async def run(world: World, *, flushes: int = 0) -> tuple[int, list[str]]:
+async def run(world: World, *, flushes: int = 0, batteries: Sequence[float] = ()) -> tuple[int, list[str]]:
     """Run a launch of the app to its end. Return its exit code and what it said."""
-    process = await start(world, flushes=flushes)
+    process = await start(world, flushes=flushes, batteries=batteries)
     said, _ = await process.communicate()
     assert process.returncode is not None
     return process.returncode, said.decode().split("\n")[:-1]
@@ -177,6 +186,35 @@ async def test_a_release_that_kills_its_process_gets_two_starts_and_then_a_quara
     world.clock.turn(DAY_SECONDS + 1)
     codes = [(await run(world, flushes=2))[0] for _ in range(4)]
     assert codes == [66, 66, 0, 0]
+
+
+async def test_a_release_that_ends_the_process_over_a_real_input_may_do_so_twice_and_gives_way(world: World) -> None:
+    old = world.publisher.release(41, artifact(0.7))
+    new = world.publisher.release(42, artifact(0.8, crashes_above=0.9))
+    world.offer(17, [old, new], 41)
+    assert await run(world, flushes=1, batteries=(0.5,)) == (0, ["open 1", "end 41"])
+    world.gateway.use["upsell"] = 42
+    assert await run(world, flushes=1) == (0, ["open 41", "end 42"])
+    fallen = (0, ["open 41", "end 41"])
+    launches = [await run(world, batteries=(0.5, 0.95)) for _ in range(4)]
+    assert launches == [(66, ["open 42"]), (66, ["open 42"]), fallen, fallen]
+    assert await run(world, flushes=2) == fallen
+    assert world.gateway.steps(42)[-1] == ("quarantined", "crashed")
+    world.clock.turn(DAY_SECONDS + 1)
+    assert await run(world, flushes=2) == (0, ["open 41", "end 42"]), "the quarantine ends"
+
+
+async def test_a_trial_in_one_process_leaves_what_another_one_has_written(world: World) -> None:
+    world.offer(17, [world.publisher.release(42, artifact(0.8))], 42)
+    one = await world.open()
+    await one.flush()
+    two = await world.open()
+    world.offer(18, [world.publisher.release(43, artifact(0.9))], 43, floor=43)
+    await one.flush()
+    assert two.predict("upsell", SIGNALS).release == 42, "it has not heard of it yet"
+    world.clock.turn(DAY_SECONDS)
+    third = await world.open()
+    assert world.runs(third) == (43, "ota", 43)
 
 
 async def test_an_active_release_that_begins_to_crash_gives_way_to_the_previous_one(world: World) -> None:

@@ -34,19 +34,25 @@ async def does_not_compile(w: World) -> None:
     await w.expect(42, "after an update of the OS that can compile it")
 
 
-@ROWS.row(8, "compile or probe aborts the process: counted before it begins, quarantined after two deaths")
+@ROWS.row(
+    8,
+    "compile, probe or first prediction aborts the process: counted before it begins, quarantined after two deaths",
+)
 async def aborts_while_it_is_tried(w: World) -> None:
     """An abort cannot be caught: only what was written before it can stop a crash loop."""
     await w.launch()
     await w.install(41)
-    for number, (at, fault) in enumerate(
-        (("compile", Fault("compile", "crash")), ("probe", Fault("predict", "crash")))
-    ):
-        w.offer(2 + number, w.publisher.release(41), _faulty(w, 42 + number, fault))
-        deaths = await _crashes(w, starts=4, best=41)
+    faults = {
+        42: ("compile", Fault("compile", "crash")),
+        43: ("probe", Fault("predict", "crash")),
+        50: ("first prediction", Fault("predict", "crash", above=0.9)),
+    }
+    for change, (number, (at, fault)) in enumerate(faults.items(), 2):
+        w.offer(change, w.publisher.release(41), _faulty(w, number, fault))
+        deaths = await _crashes(w, starts=4, best=41, battery=0.95)
         require(deaths <= _MOST_DEATHS, f"a release that aborts in its {at} killed {deaths} of 4 starts")
-        reported = [state for state, _ in w.gateway.steps(42 + number)]
-        require({"quarantined", "failed"} & set(reported), f"release {42 + number} was never reported: {reported}")
+        reported = [state for state, _ in w.gateway.steps(number)]
+        require({"quarantined", "failed"} & set(reported), f"release {number} was never reported: {reported}")
 
 
 @ROWS.row(9, "probe (golden vectors) differs by more than 1e-5, or other input shape: rejected before activation")
@@ -156,14 +162,14 @@ def _faulty(w: World, number: int, *faults: Fault) -> Release:
     return w.publisher.release(number, script(number, *faults))
 
 
-async def _crashes(w: World, *, starts: int, best: int, **terms: Any) -> int:
+async def _crashes(w: World, *, starts: int, best: int, battery: float = 0.5, **terms: Any) -> int:
     """Start the app so often, flush in it, and return how often that killed it; at last `best` must answer."""
     deaths = 0
     for _ in range(starts):
         try:
             if not w.phone.process.alive:
                 await w.launch(**terms)
-            await w.phone.runs()
+            await w.phone.runs(battery=battery)
             await w.phone.flush()
             await w.phone.flush()
             await w.phone.process.end()
