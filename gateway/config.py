@@ -3,7 +3,7 @@
 * A flag beats a `BACKHAUL_*` variable, which beats the TOML file, which beats the default.
 * An unknown key or a value out of bounds stops the start with one line: its name, where it came from, what is allowed.
 * Values are checked wherever they are given, also where a stronger place overrides them.
-* A secret is never printed. `python -m gateway.config` prints the table of keys that stands in the README.
+* A secret is never printed. `python -m gateway.config` prints the table of keys of deploy/configuration.md.
 """
 
 import difflib
@@ -311,7 +311,7 @@ def shown_value(config: Config, key: str) -> object:
 
 
 def markdown_table() -> str:
-    """Render every key as the Markdown table of the README."""
+    """Render every key as the Markdown table of deploy/configuration.md."""
     rows = ["| key | variable | default | allowed | what it is |", "| --- | --- | --- | --- | --- |"]
     for key, field in KEYS.items():
         kind, _ = _kind(key)

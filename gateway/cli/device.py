@@ -53,7 +53,7 @@ def _check(arguments: Namespace) -> int:
 def _gateway(arguments: Namespace) -> "list[Result]":
     import asyncio
 
-    from gateway.client.conformance.gateways import Target, Unreached, judge
+    from gateway.client.conformance.gateways import KeyRefused, Target, Unreached, judge
     from gateway.releases.errors import ReleaseError
     from gateway.releases.keys import load_public
 
@@ -69,7 +69,7 @@ def _gateway(arguments: Namespace) -> "list[Result]":
             arguments.read_only,
         )
         return asyncio.run(judge(target, only=arguments.row, watch=_progress))
-    except ReleaseError as error:
+    except (ReleaseError, KeyRefused) as error:
         raise CommandError(str(error)) from error
     except Unreached as error:
         raise Unreachable(str(error)) from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from gateway.cli import compare, fleet_defaults, simulate, versus
-from gateway.cli.failures import DONE, FAILED, CommandError, Unreachable
+from gateway.cli.failures import DONE, FAILED, CommandError, Misused, Unreachable
 from gateway.cli.options import Nouns, add_command, add_noun, seconds, whole
 from gateway.cli.printing import note, show, show_table
 
@@ -25,7 +25,12 @@ def register(nouns: Nouns) -> None:
     compare.register(verbs)
     versus.register(verbs)
     run = add_command(
-        verbs, "run", _run, "let real clients live for a while against a gateway that serves", configured=False
+        verbs,
+        "run",
+        _run,
+        "let real clients live for a while against a gateway that serves; on some, a buggy app sends scores that are "
+        "refused",
+        configured=False,
     )
     run.add_argument("--url", required=True, metavar="U", help="the gateway")
     run.add_argument(
@@ -99,17 +104,22 @@ def _lived(arguments: Namespace, directory: Path) -> "FleetReport":
     except (ReleaseError, BadModel, KeyRefused) as error:
         raise CommandError(str(error)) from error
     except OSError as error:
-        raise CommandError(f"cannot run the fleet: {error}") from error
+        where = f" with {error.filename}" if error.filename else ""
+        raise CommandError(f"cannot run the fleet{where}: {error.strerror or error}") from error
 
 
 def _check_reachable(url: str) -> None:
     from urllib.request import urlopen
 
+    if not url.startswith(("http://", "https://")):
+        raise Misused(f"--url {url} is no address of a gateway, such as http://127.0.0.1:8080")
     try:
         with urlopen(f"{url.rstrip('/')}/healthz", timeout=10):  # noqa: S310 - the user names the gateway
             pass
     except (OSError, ValueError) as error:
-        raise Unreachable(f"cannot reach the gateway at {url}: {error}: is it serving?") from error
+        why = getattr(error, "reason", error)  # urllib wraps the cause
+        said = getattr(why, "strerror", None) or why
+        raise Unreachable(f"cannot reach the gateway at {url}: {said}: is it serving?") from error
 
 
 @contextmanager

@@ -267,6 +267,7 @@ def _status_text(found: "Standing") -> str:
             f"{_line(rollout)} (document {found.number})",
             f"by {_people(rollout)} at {moment(rollout.at)}: {rollout.reason}",
             "stages " + ", ".join(_share(stage) for stage in rollout.stages) if rollout.stages else "no stages",
+            "of the devices that are in it:",
             *(f"{arm.name:<12} {arm.use!s:<8} {_share(arm.weight)}" for arm in rollout.arms),
         ]
         if rollout.held is not None:

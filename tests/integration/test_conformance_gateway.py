@@ -220,7 +220,7 @@ def test_the_command_says_what_holds_by_its_exit_code(tmp_path: Path, capsys: py
         assert main([*words, "--row", "G16", "--model", "none"]) == 0
         assert "the app has no catalogue of 'none'" in capsys.readouterr().out
         assert main([*words[:4], "shop.wrong", *words[5:]]) == 1
-        assert "FAIL" in capsys.readouterr().out
+        assert capsys.readouterr().err == "backhaul: the gateway refuses this app key: 401\n"
 
 
 @pytest.mark.parametrize(

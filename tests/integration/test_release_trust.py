@@ -13,7 +13,7 @@ import pytest
 from gateway.cli import main
 from gateway.client.keyring import Keyring, judge_keys
 from gateway.client.verify import named_keys
-from gateway.releases.keys import load_private, load_public
+from gateway.releases.keys import key_name, load_private, load_public
 from gateway.releases.packing import patched
 from schemas.releases import Catalogue, SignedCatalogue
 from schemas.wire import SignedKeys
@@ -134,6 +134,13 @@ def test_two_of_two_roots_must_sign_and_one_cannot_lower_that(run: Run) -> None:
     ring = device("root1", "root2", threshold=2)
     assert judge_keys(key_list(1), ring, app="shop", now_ms=0).code == "ok"
     assert judge_keys(key_list(1), device("root1"), app="shop", now_ms=0).code == "too_few_signatures"
+
+
+def test_a_list_warns_of_void_catalogues_only_where_it_can_void_one(run: Run) -> None:
+    assert "are void now" in rotate(run, "--add", "release1.pub").err, "the root alone may have signed until now"
+    assert "are void now" not in rotate(run, "--add", "release2.pub").err
+    gone = key_name(load_public(Path("release1.pub")))
+    assert "are void now" in rotate(run, "--remove", gone).err
 
 
 def test_a_list_that_a_stranger_wrote_is_not_built_upon(run: Run) -> None:

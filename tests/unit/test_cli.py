@@ -40,6 +40,32 @@ def test_wrong_usage_is_one_line_and_exit_code_2(words: list[str], capsys: pytes
     assert "--help)" in printed.err
 
 
+@pytest.mark.parametrize("words", [["serve", "--port", "1"], ["report", "summary", "--aps", "shop"]])
+def test_an_unknown_flag_is_refused_by_the_command_that_does_not_know_it(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    command = " ".join(["backhaul", *words[:-2]])
+    said = f"{command}: unrecognized arguments: {' '.join(words[-2:])} (see {command} --help)\n"
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "why"),
+    [
+        (["--url", "127.0.0.1:1"], 2, "--url 127.0.0.1:1 is no address of a gateway, such as http://127.0.0.1:8080"),
+        (["--url", "http://127.0.0.1:1"], 3, "cannot reach the gateway at http://127.0.0.1:1: Connection refused"),
+        (["--url", "http://127.0.0.1:1", "--bundled", "/nowhere"], 1, "with /nowhere: No such file or directory"),
+    ],
+)
+def test_a_fleet_that_cannot_begin_says_why(
+    words: list[str], code: int, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fleet", "run", "--app-key", "shop.x", *words]) == code
+    assert why in capsys.readouterr().err
+
+
 def test_a_wrong_configuration_is_one_line_and_exit_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""What the README says is what the code does: configuration, dependencies, links and commands."""
+"""What the README and the configuration page say is what the code does: settings, dependencies, links and commands."""
 
 import re
 import tomllib
@@ -13,7 +13,8 @@ README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_markdown_table_is_the_one_that_the_code_makes() -> None:
-    _, _, rest = README.partition("<!-- configuration: made by python -m gateway.config -->\n")
+    page = (ROOT / "deploy" / "configuration.md").read_text(encoding="utf-8")
+    _, _, rest = page.partition("<!-- configuration: made by python -m gateway.config -->\n")
     shown, end, _ = rest.partition("<!-- end of configuration -->")
     assert end
     assert shown.strip() == markdown_table().strip()

@@ -23,6 +23,10 @@ class Unreached(Exception):
     """The gateway does not answer at all."""
 
 
+class KeyRefused(Exception):
+    """The gateway does not know the app key, or it is revoked: every row would fail of that alone."""
+
+
 class Target(Struct, frozen=True):
     """Which gateway, as which app, believing which keys."""
 
@@ -37,15 +41,19 @@ class Target(Struct, frozen=True):
 async def judge(
     target: Target, *, only: Iterable[str] = (), watch: Callable[[Result], None] = lambda result: None
 ) -> list[Result]:
-    """Judge a gateway by every row, or by those with these names. Raises `Unreached`."""
+    """Judge a gateway by every row, or by those with these names. Raises `Unreached`, `KeyRefused`."""
     chosen = set(only)
     timeout = aiohttp.ClientTimeout(total=_REQUEST_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:
         asked = _Http(target, session)
         try:
             await asked.get("/healthz")
-        except aiohttp.ClientError as error:
-            raise Unreached(f"{target.url} does not answer: {error}") from error
+            # What is no JSON is refused without a trace, but for its key first.
+            answer = await asked.send(b"", {"Content-Type": "text/plain"}, "known")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise Unreached(f"{target.url} does not answer: {error or 'it took too long'}") from error
+        if answer.status in (401, 403):
+            raise KeyRefused(f"the gateway refuses this app key: {answer.status}")
         results: list[Result] = []
         for row in ROWS.rows:
             if not chosen or row.name in chosen:
