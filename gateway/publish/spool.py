@@ -1,7 +1,9 @@
 """Kafka with a bounded, fsynced spool behind it: what Kafka does not take now is kept on this disk and drained later.
 
 * **Acknowledged is durable**: on Kafka's in-sync brokers, or synced to the spool. Only a spool that is full or whose
-  disk fails makes it `Unavailable`, and only while Kafka does not take the batch either.
+  disk fails makes it `Unavailable`, while Kafka is away or what waits in the spool must go there first.
+* `max_bytes` must fit on the disk. One that the spool fills to the last byte has no room for the drain's position, by
+  which space is given back: what waits is drained, but batches are refused, and no gateway starts, until there is room.
 * **In order**: while anything is in the spool, new batches go behind it. When only a moment's worth is left, new ones
   wait that moment, the rest is moved, and Kafka is written directly again; so the drain ends under any load.
 * **Of one gateway only**: a device that is balanced to another gateway, or worker, while this one spools, overtakes

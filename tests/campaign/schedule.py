@@ -20,7 +20,7 @@ _SECONDS: Final[Mapping[Kind, tuple[float, float]]] = {
     "clock_step": (0.5, 4.0),
     "from_zero": (0.0, 1.0),
 }
-_ZOMBIE_SECONDS: Final = 8.0
+ZOMBIE_SECONDS: Final = 8.0
 _ZOMBIE_CHANCE: Final = 0.25
 _ALONE_CHANCE: Final = 0.4
 _AT_ONCE_CHANCE: Final = 0.25
@@ -70,7 +70,7 @@ def schedule(targets: Sequence[Target], faults: int, seed: int) -> list[Fault]:
 def _fault(target: Target, kind: Kind, nth: int, dice: random.Random) -> Fault:
     seconds = dice.uniform(*_SECONDS[kind])
     if kind == "stop" and target.zombie and dice.random() < _ZOMBIE_CHANCE:
-        seconds = _ZOMBIE_SECONDS
+        seconds = ZOMBIE_SECONDS
     alone = dice.random() < _ALONE_CHANCE
     at_once = not alone and dice.random() < _AT_ONCE_CHANCE
     pause_seconds = 0.0 if at_once else dice.uniform(0.3, 2.0)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from tests.campaign.readback import Spans
-from tests.campaign.schedule import Fault
+from tests.campaign.schedule import ZOMBIE_SECONDS, Fault
 from tests.campaign.verdict import Verdict
 
 
@@ -14,14 +14,19 @@ def faults(planned: Sequence[Fault]) -> Table:
     title = f"{len(planned)} faults: {alone} alone, {len(planned) - alone} among others"
     table = Table("target", "faults", "kinds", title=title)
     for target in sorted({fault.target for fault in planned}):
-        kinds = [fault.kind for fault in planned if fault.target == target]
+        kinds = [_told(fault) for fault in planned if fault.target == target]
         counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
         table.add_row(target, str(len(kinds)), counted)
     table.add_section()
-    for kind in sorted({fault.kind for fault in planned}):
-        hit = [fault for fault in planned if fault.kind == kind]
+    for kind in sorted({_told(fault) for fault in planned}):
+        hit = [fault for fault in planned if _told(fault) == kind]
         table.add_row("all", str(len(hit)), kind)
     return table
+
+
+def _told(fault: Fault) -> str:
+    """Name what was done; a consumer that is stopped for so long comes back as a zombie."""
+    return "stop past its session" if fault.kind == "stop" and fault.seconds >= ZOMBIE_SECONDS else fault.kind
 
 
 def outcome(verdict: Verdict, spans: Spans, *, unpacked: bool) -> Table:

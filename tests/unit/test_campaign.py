@@ -12,11 +12,12 @@ import msgspec
 import pytest
 
 from schemas.reasons import ENVELOPE_INVALID
+from tests.campaign import table
 from tests.campaign.journal import Journal, Sent
 from tests.campaign.plants import PLANTS, plant
 from tests.campaign.proxy import Mode, Proxy
 from tests.campaign.readback import promised_copies
-from tests.campaign.schedule import Target, schedule
+from tests.campaign.schedule import Fault, Target, schedule
 from tests.campaign.verdict import Content, Ledger, Letter, Stored, Unpacked, judge
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,6 +91,15 @@ def test_faults_come_alone_and_together_and_clocks_go_both_ways_within_their_bou
     assert any(fault.pause_seconds == 0 for fault in planned if not fault.alone)
     steps = [fault.clock_seconds for fault in planned if fault.kind == "clock_step"]
     assert (min(steps), max(steps)) == (-10 * 86_400, 2 * 86_400)
+
+
+def test_the_table_tells_a_zombie_from_a_pause() -> None:
+    stops = [Fault(0.0, "C.warehouse", "stop", seconds, alone=True) for seconds in (1.0, 8.0, 2.0)]
+    assert list(table.faults(stops).columns[2].cells) == [
+        "2 stop, 1 stop past its session",
+        "stop",
+        "stop past its session",
+    ]
 
 
 def test_everything_once_is_a_pass() -> None:
