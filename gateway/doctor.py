@@ -141,7 +141,8 @@ async def _disk(config: Config) -> Finding:
     text = f"{free / _GIB:.1f} GiB free, of which the {taker} may take {most_bytes / _GIB:.1f} GiB"
     if free < _NO_DISK_BYTES:
         return Finding("disk", "fail", text, "free some space: batches will be answered 503")
-    if free < _LOW_DISK_BYTES:
+    held = sum(file.stat().st_size for file in (config.directory / taker).glob("log.db"))
+    if free < _LOW_DISK_BYTES or free + held < most_bytes:
         return Finding("disk", "warn", text, f"free some space, or lower {taker}_max_bytes and retention_days")
     return Finding("disk", "ok", text)
 

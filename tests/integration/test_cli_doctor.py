@@ -30,7 +30,7 @@ def test_nothing_running_is_a_warning_and_changes_nothing(tmp_path: Path, capsys
         "python": "ok",
         "packages": "ok",
         "data": "warn",
-        "disk": "ok",
+        "disk": found["disk"]["state"],  # the machine's own
         "fsync": found["fsync"]["state"],  # the machine's own
         "supervisor": "warn",
         "store": "warn",
@@ -45,6 +45,16 @@ def test_nothing_running_is_a_warning_and_changes_nothing(tmp_path: Path, capsys
     }
     assert all(finding["advice"] for finding in found.values() if finding["state"] != "ok")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_that_its_disk_cannot_hold_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BACKHAUL_LOG_MAX_BYTES", str(2**50))
+    assert main(["doctor", "--data", str(tmp_path), "--json"]) == 0
+    found = findings(capsys)["disk"]
+    assert found["state"] == "warn"
+    assert "of which the log may take 1048576.0 GiB" in found["text"]
 
 
 def test_a_data_directory_that_cannot_be_made_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
