@@ -3,8 +3,14 @@
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.kafka_fixtures"]
+
+# On a busy machine an example takes as long as it takes: that says nothing of the law, and a false alarm of it once
+# stood in the mutations' results as a catch.
+settings.register_profile("laws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("laws")
 
 
 def pytest_report_header() -> str:
