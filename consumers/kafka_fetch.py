@@ -4,16 +4,18 @@
   takes the second for the first would skip records. Here nothing means that the leader said so.
 * By topic id: a topic made again under its name is `Recreated`, never read as if it were the old one.
 * Compaction and transactions leave gaps; a position moves over them.
+* Our own topics are written without transactions, but for `events`: who reads that asks for what is `committed`.
 """
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError, KafkaError, NoError, OffsetOutOfRangeError, for_code
 from aiokafka.protocol.offset import OffsetRequest
+from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from aiokafka.record.memory_records import MemoryRecords
 from msgspec import Struct
 
@@ -36,11 +38,15 @@ class Recreated(Exception):
 
 
 class Fetched(Struct, frozen=True):
-    """Records from an offset on; where to go on; and one past the newest offset when they were read."""
+    """Records from an offset on; where to go on; and one past the newest offset when they were read.
+
+    `stable_end` is where the oldest open transaction begins, or the end; -1 where nobody asked for what is committed.
+    """
 
     records: list[StoredRecord]
     next_offset: int
     end: int
+    stable_end: int = -1
 
 
 class Fetcher:
@@ -86,13 +92,16 @@ class Fetcher:
         """Return the offset of the oldest record there is, or the end where there is none."""
         return await self._offset(topic, partition, _EARLIEST)
 
-    async def fetch(self, topic: str, partition: int, first: int, max_bytes: int) -> Fetched:
+    async def fetch(
+        self, topic: str, partition: int, first: int, max_bytes: int, *, committed: bool = False
+    ) -> Fetched:
         """Return records from `first` on, or from the oldest there is; at least one where there are any.
 
         Raises OffsetOutOfRangeError for an offset past the end.
         """
         while True:
-            answer = await self._ask(topic, partition, first, max_bytes)
+            request = PartitionFetch(self._ids[topic], partition, first, max_bytes, committed=committed)
+            answer = await self._ask(topic, partition, request)
             if answer is not None:
                 failure = for_code(answer.error_code)
                 if failure is NoError:
@@ -118,9 +127,8 @@ class Fetcher:
     async def close(self) -> None:
         await self._client.close()
 
-    async def _ask(self, topic: str, partition: int, first: int, max_bytes: int) -> Any | None:
+    async def _ask(self, topic: str, partition: int, request: PartitionFetch) -> Any | None:
         """Return the leader's answer for the partition; None where nobody who could answer is known."""
-        request = PartitionFetch(self._ids[topic], partition, first, max_bytes)
         answer = await self._sent(self._leaders.get((topic, partition), -1), request)
         if answer is None:
             return None
@@ -134,10 +142,9 @@ class Fetcher:
     def _fetched(self, topic: str, partition: int, first: int, answer: "_Answer") -> Fetched:
         found: list[StoredRecord] = []
         next_offset = first
-        memory = MemoryRecords(answer.records or b"")
-        while (batch := memory.next_batch()) is not None:
+        for batch, is_wanted in _batches(answer):
             next_offset = max(next_offset, batch.next_offset)
-            if batch.is_control_batch:
+            if not is_wanted:
                 continue
             if not batch.validate_crc():
                 raise KafkaError(f"a damaged batch at {topic}/{partition}:{batch.base_offset}")
@@ -153,7 +160,7 @@ class Fetcher:
                 for record in batch
                 if record.offset >= first
             ]
-        return Fetched(found, next_offset, answer.high_watermark)
+        return Fetched(found, next_offset, answer.high_watermark, answer.last_stable_offset)
 
     async def _later(self, topic: str, partition: int, first: int) -> int:
         """Return the oldest offset there is, where `first` is older. Raises OffsetOutOfRangeError where it is newer."""
@@ -216,6 +223,23 @@ class _Answer(Struct, frozen=True):
     aborted_transactions: list[Any] | None
     preferred_read_replica: int
     records: bytes | None
+
+
+def _batches(answer: _Answer) -> Iterator[tuple[Any, bool]]:
+    """Yield every batch, and whether it holds records for readers: no markers, and nothing that the answer says was
+    aborted, from the offset it says on until that producer's marker."""
+    waiting = sorted((first, producer) for producer, first, *_ in answer.aborted_transactions or ())
+    aborted: set[int] = set()
+    memory = MemoryRecords(answer.records or b"")
+    while (batch := memory.next_batch()) is not None:
+        while waiting and waiting[0][0] < batch.next_offset:
+            aborted.add(waiting.pop(0)[1])
+        if not batch.is_control_batch:
+            yield batch, not (batch.is_transactional and batch.producer_id in aborted)
+            continue
+        if batch.producer_id in aborted and ControlRecord.parse(next(batch).key) == ABORT_MARKER:
+            aborted.remove(batch.producer_id)
+        yield batch, False
 
 
 def _of_topic_id(code: int) -> bool:

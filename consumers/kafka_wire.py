@@ -186,16 +186,21 @@ class FetchRequestV13(RequestStruct):  # type: ignore[misc, unused-ignore]
 
 
 class PartitionFetch(Request[FetchRequestV13]):  # type: ignore[misc, unused-ignore]
-    """Ask a leader for records of one partition, now: it answers at once, also when there are none."""
+    """Ask a leader for records of one partition, now: it answers at once, also when there are none.
+
+    `committed` ends the answer where the oldest open transaction begins, and names the aborted ones in it.
+    """
 
     API_KEY = 1
 
-    def __init__(self, topic_id: bytes, partition: int, first: int, max_bytes: int) -> None:
+    def __init__(self, topic_id: bytes, partition: int, first: int, max_bytes: int, *, committed: bool = False) -> None:
         self._topic_id = topic_id
         self._partition: tuple[Any, ...] = (partition, -1, first, -1, -1, max_bytes, {})
         self._max_bytes = max_bytes
+        self._isolation = int(committed)
 
     def build(self, request_struct_class: Any) -> Any:
         topics: list[Any] = [(self._topic_id, [self._partition], {})]
-        # replica -1: a consumer; isolation 0: nobody writes these topics in transactions; session epoch -1: none
-        return request_struct_class(-1, _MAX_WAIT_MS, 0, self._max_bytes, 0, 0, -1, topics, [], "", {})
+        # replica -1: a consumer; session epoch -1: none
+        limits = (-1, _MAX_WAIT_MS, 0, self._max_bytes, self._isolation)
+        return request_struct_class(*limits, 0, -1, topics, [], "", {})

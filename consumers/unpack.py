@@ -3,9 +3,17 @@
 * **Exactly once against the log handing a record out again**, on Apache Kafka and for readers with
   isolation.level=read_committed: the events of a range and the position behind it are one transaction. Each partition
   has a transactional id of its own. Whoever takes the partition over first starts its producer under that id, which
-  ends the transaction of the one before and shuts it out, and only then reads the position: so a range is either all
+  ends the transaction of the one before and shuts it out, and only then looks where it stood: so a range is either all
   there with its position, or not there at all, and a zombie can add nothing. Brokers that only speak the protocol may
   show what was aborted: there it is at least once.
+* **A position that brokers lost, or that went back, doubles nothing.** It is a record of another topic than the events,
+  on other brokers, so one can be lost without the other (a disk, a clock that lets positions expire, a reset by hand).
+  Each event says of which batch it is (`consumers.origins`), and a start goes on behind the newest batch that has a
+  committed event, or from the position, whichever is further. An event there proves that its whole range is, and all
+  before it: ranges come in order, one transaction each. Batches without events leave no trace, and read again give
+  nothing again. This rests on events being there: where `events` keeps less long than `batches`, was made again, or has
+  none of the partition among its last `search_records` offsets, the position stands alone. To unpack all of a log
+  again, make `events` again and delete the group's offsets.
 * **A batch that a device sent again** is dropped when its first copy is among the last `resend_window_records` records
   of its partition. The window is read again at every start, so what is dropped depends on the log alone. An older copy
   is passed on, with the same `app`, `device`, `batch` and `index` in each event: who needs more keeps those unique. A
@@ -21,7 +29,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -30,6 +38,7 @@ from msgspec.structs import replace
 
 from consumers.ending import until, wind_up
 from consumers.kafka import KafkaSource
+from consumers.origins import ORIGIN, origin, unpacked_up_to
 from consumers.plain_event import plain_events
 from consumers.source import SourceError
 from schemas.kafka import GIB, KIB, MIB, KafkaSettings
@@ -45,7 +54,7 @@ _CLOSE_SECONDS: Final = 5.0
 
 
 class UnpackSettings(Struct, frozen=True, kw_only=True):
-    """Bounds of a transaction, and how far back a batch sent again is known."""
+    """Bounds of a transaction, how far back a batch sent again is known, and how far back a start looks for events."""
 
     range_records: Annotated[int, Meta(ge=1, le=100_000, description="the most batches in one transaction")] = 500
     range_bytes: Annotated[int, Meta(ge=64 * KIB, le=GIB, description="the most bytes of them")] = 4 * MIB
@@ -53,6 +62,9 @@ class UnpackSettings(Struct, frozen=True, kw_only=True):
     resend_window_records: Annotated[
         int, Meta(ge=0, le=1_000_000, description="records of a partition in which a batch sent again is dropped")
     ] = 5000
+    search_records: Annotated[
+        int, Meta(ge=1, le=100_000_000, description="offsets at the end of `events` that a start searches for its own")
+    ] = 200_000
     transaction_seconds: Annotated[
         float, Meta(ge=1, le=900, description="a transaction open for longer is aborted by the brokers")
     ] = 60.0
@@ -89,6 +101,14 @@ class UnpackProgress(Struct, frozen=True):
 
 
 Observer = Callable[[UnpackProgress], None]
+
+
+class _Event(NamedTuple):
+    """A record of the topic `events`."""
+
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
 
 
 async def run(
@@ -151,7 +171,7 @@ class Unpacker:
         self._tell(trouble="", broken="")  # whatever it is, it is another one's now
 
     async def _unpack(self, producer: AIOKafkaProducer, stop: asyncio.Event) -> None:
-        next_offset = await self._source.position(BATCHES, self._partition)
+        next_offset = await self._stood(producer)
         await self._look_back(next_offset)
         if self.progress.broken:
             _log.warning("batches/%d: unpacking goes on", self._partition)
@@ -166,23 +186,44 @@ class Unpacker:
             next_offset = progress.next_offset
             async with producer.transaction():
                 await self._send(producer, events)
-                kept = {
-                    TopicPartition(self._kafka.topic(BATCHES), self._partition): self._source.kept(BATCHES, next_offset)
-                }
-                await producer.send_offsets_to_transaction(kept, self._source.group)
+                await self._keep(producer, next_offset)
             self.progress = progress
             self._observe(progress)
 
-    def _events(self, records: Sequence[StoredRecord], first: int) -> tuple[list[tuple[bytes, bytes]], UnpackProgress]:
-        """Return (device, event) pairs of what was read from `first` on, and how far that comes once stored."""
-        events: list[tuple[bytes, bytes]] = []
+    async def _stood(self, producer: AIOKafkaProducer) -> int:
+        """Return where the one before stood: at the position, or further where the events say so."""
+        kept = await self._source.position(BATCHES, self._partition)
+        found = await unpacked_up_to(
+            self._kafka,
+            self._source.identity_of(BATCHES),
+            self._partition,
+            search_records=self._settings.search_records,
+            open_seconds=self._settings.transaction_seconds,
+        )
+        if found <= kept:
+            return kept
+        _log.warning("batches/%d: brokers say %d, but events go up to %d", self._partition, kept, found)
+        async with producer.transaction():
+            await self._keep(producer, found)
+        return found
+
+    async def _keep(self, producer: AIOKafkaProducer, next_offset: int) -> None:
+        place = TopicPartition(self._kafka.topic(BATCHES), self._partition)
+        kept = {place: self._source.kept(BATCHES, next_offset)}
+        await producer.send_offsets_to_transaction(kept, self._source.group)
+
+    def _events(self, records: Sequence[StoredRecord], first: int) -> tuple[list[_Event], UnpackProgress]:
+        """Return the events of what was read from `first` on, and how far that comes once stored."""
+        log = self._source.identity_of(BATCHES)
+        events: list[_Event] = []
         resends = unreadable = 0
         for record in records:
             try:
                 if self._window.is_resend(_key(record), record.offset):
                     resends += 1
                 else:
-                    events += [(record.key, event) for event in plain_events(record)]
+                    told = [(ORIGIN, origin(log, self._partition, record.offset))]
+                    events += [_Event(record.key, event, told) for event in plain_events(record)]
             except Malformed as error:
                 _log.warning("batches/%d:%d cannot be read: %s", self._partition, record.offset, error)
                 unreadable += 1
@@ -201,21 +242,21 @@ class Unpacker:
         self.progress = replace(self.progress, **changes)
         self._observe(self.progress)
 
-    async def _send(self, producer: AIOKafkaProducer, events: Sequence[tuple[bytes, bytes]]) -> None:
+    async def _send(self, producer: AIOKafkaProducer, events: Sequence[_Event]) -> None:
         """Send whole batches of records, and wait for all: a commit alone would not tell of one that was refused."""
         topic = self._kafka.topic(EVENTS)
         count = len(await producer.partitions_for(topic))
-        by_partition: dict[int, list[tuple[bytes, bytes]]] = {}
-        for key, value in events:
-            by_partition.setdefault(partition_of(key, count), []).append((key, value))
+        by_partition: dict[int, list[_Event]] = {}
+        for event in events:
+            by_partition.setdefault(partition_of(event.key, count), []).append(event)
         sent: list[asyncio.Future[Any]] = []
-        for partition, pairs in by_partition.items():
+        for partition, together in by_partition.items():
             builder = producer.create_batch()
-            for key, value in pairs:
-                if builder.append(key=key, value=value, timestamp=None) is None:
+            for event in together:
+                if builder.append(**event._asdict(), timestamp=None) is None:
                     sent.append(await producer.send_batch(builder, topic, partition=partition))
                     builder = producer.create_batch()
-                    builder.append(key=key, value=value, timestamp=None)
+                    builder.append(**event._asdict(), timestamp=None)
             sent.append(await producer.send_batch(builder, topic, partition=partition))
         for ended in await asyncio.gather(*sent, return_exceptions=True):
             if isinstance(ended, BaseException):

@@ -153,6 +153,8 @@ class Broker:
             ),
             "advertised.listeners": ",".join((f"PLAINTEXT://127.0.0.1:{self.advertised_port}", *beside)),
             "log.dirs": self.home / "data",
+            # Of internal topics, too: with 1, positions that one broker alone has kept are lost with it.
+            "min.insync.replicas": max(1, len(all_brokers) - 1),
             "offsets.topic.replication.factor": len(all_brokers),
             "transaction.state.log.replication.factor": len(all_brokers),
             "transaction.state.log.min.isr": max(1, len(all_brokers) - 1),

@@ -22,7 +22,8 @@ brokers reach each other past theirs.
 * `from_zero`: a consumer alone comes back in a group that has committed nothing, beside the others; in `embedded`, the
   consumer's positions are set to 0.
 
-At the end, in `kafka`, every position and every plan is deleted, and one consumer reads the whole log again.
+At the end, in `kafka`, every position and every plan is deleted; one consumer reads the whole log again, and those that
+unpack go on where their events end.
 
 **How it is judged.** Devices journal what they send and what they were answered, durable against their own kill -9;
 that is the measure (`verdict`). At rest (spools empty, every record committed) each acknowledged event must be in

@@ -40,6 +40,8 @@ PLANTS: Final[dict[str, tuple[Plant, ...]]] = {
             '"insert_deduplication_token": str(__import__("uuid").uuid4()),',
         ),
     ),
+    # What brokers lose of the unpackers' positions then doubles events, in the kafka layout.
+    "forget_origins": (Plant("consumers/unpack.py", "if found <= kept:", "if True:"),),
     "forget_resends": (
         Plant("consumers/warehouse/batches.py", "origins = stored.get(document.key)", "origins = None"),
     ),

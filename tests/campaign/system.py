@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
+from aiokafka.errors import KafkaError
 from clickhouse_connect.driver.asyncclient import AsyncClient
 from msgspec import Struct
 
@@ -29,6 +30,7 @@ from tests.campaign.journal import Journal
 from tests.campaign.processes import ROOT, CampaignError, Process, Serve, answers, backhaul, environ_of
 from tests.campaign.proxy import Proxy
 from tests.campaign.schedule import Fault, Kind, Target
+from tests.kafka_groups import forget_group
 
 Layout = Literal["kafka", "embedded"]
 
@@ -38,6 +40,7 @@ _PARTITIONS: Final = 4
 _GROUP: Final = "campaign"
 _SIGNALS: Final = ("kill", "stop")
 _WAYS: Final[tuple[Kind, ...]] = ("refuse", "blackhole", "lose_replies")
+_UNPACKING: Final = ("unpack.1", "unpack.2")
 _LEAVE_SECONDS: Final = 40.0
 _FIRST_ANSWER_SECONDS: Final = 60.0
 _KEEPER_SECONDS: Final = 0.5
@@ -193,8 +196,7 @@ class System:
         self._add(msgspec.structs.replace(target, zombie=True), hits.on_consumer(consumer, self._groups))
         window = {"unpack_resend_window_records": RESEND_WINDOW_RECORDS}
         environ = environ_of(self._source, {**settings, **window}) | self._clock("unpack")
-        for number in (1, 2):
-            name = f"unpack.{number}"
+        for name in _UNPACKING:
             process = self._process(name, backhaul(self._source, "consume", "unpack"), environ, 1.5)
             self._add(msgspec.structs.replace(self._hits[name][0], zombie=True), hits.on_process(process))
             self._keep(name, lambda process=process: process.runs, process.start)  # type: ignore[misc]
@@ -294,13 +296,15 @@ class System:
         return await connect(url, ADMIN, password_of(self._clickhouse), "backhaul")
 
     async def start_over(self) -> bool:
-        """Lose every position and every plan, and have one consumer read the log again from offset 0; say if done."""
+        """Lose every position and every plan, and have one consumer read the log again from offset 0; say if done.
+
+        Those that unpack lose their positions, too, and are to find out by the events that there is nothing to do.
+        """
         if self._layout == "embedded":
             return False
-        for name, process in [
-            ("C.warehouse", self._named("C.warehouse")),
-            *((s.name, s.process) for s in self._serves),
-        ]:
+        unpacking = [self._named(name) for name in _UNPACKING]
+        alone = [(process.log.stem, process) for process in (self._named("C.warehouse"), *unpacking)]
+        for name, process in [*alone, *((s.name, s.process) for s in self._serves)]:
             self._kept.pop(name, None)
             self._kept.pop(f"{name}.supervisor", None)
             if (status := await process.leave(_LEAVE_SECONDS)) != 0:
@@ -310,6 +314,12 @@ class System:
             await client.command("TRUNCATE TABLE plans")
         finally:
             await client.close()
+        try:
+            await forget_group({"bootstrap_servers": self.bootstrap}, "unpack")
+        except (KafkaError, TimeoutError) as error:
+            raise CampaignError(f"Kafka does not delete the group unpack: {error!r}") from error
+        for process in unpacking:
+            process.start()
         self._groups[:] = ["from-zero"]
         consumer = self._named("C.warehouse")
         consumer.environ["BACKHAUL_KAFKA_GROUP"] = "from-zero"

@@ -3,14 +3,17 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import msgspec
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 
 from consumers.kafka import KafkaSource, KafkaSourceSettings
+from consumers.origins import ORIGIN, origin, unpacked_up_to
 from consumers.unpack import UnpackProgress, UnpackSettings, run
 from gateway.publish.kafka import KafkaSink, KafkaSinkSettings
 from gateway.publish.kafka_topics import ensure_topics
@@ -18,6 +21,7 @@ from schemas.kafka import KafkaSettings
 from schemas.partition import partition_of
 from schemas.topics import BATCHES, EVENTS
 from tests.kafka_fixtures import Kafka
+from tests.kafka_groups import forget_group
 
 PARTITIONS = 2
 SMALL = UnpackSettings(range_records=7, poll_seconds=0.05, transaction_seconds=10)
@@ -34,9 +38,7 @@ async def settings(kafka: Kafka) -> KafkaSettings:
 @pytest.fixture
 async def sink(kafka: Kafka, settings: KafkaSettings) -> AsyncIterator[KafkaSink]:
     opened = await KafkaSink.open(settings, kafka.topics(PARTITIONS), KafkaSinkSettings(), wait_seconds=30)
-    # Not compressed with zstd, as it is by default: aiokafka reads that only with another library beside it.
-    plain = msgspec.structs.replace(kafka.topics(PARTITIONS), events_compression="producer")
-    await ensure_topics(settings, plain, [EVENTS])
+    await ensure_topics(settings, kafka.topics(PARTITIONS), [EVENTS])
     yield opened
     await opened.close()
 
@@ -185,6 +187,121 @@ async def test_two_that_hold_the_same_partition_for_a_while_double_nothing(
         await asyncio.gather(*(run(source, settings, SMALL, stop, observe) for _ in range(2)))
     found = await events_of(settings, 800)
     assert len(identities(found)) == len(set(identities(found))) == 800
+
+
+async def delete_the_groups_offsets(settings: KafkaSettings) -> None:
+    await forget_group(settings.client_options(), settings.topic("unpack"))
+
+
+async def commit_older_offsets(settings: KafkaSettings) -> None:
+    member = AIOKafkaConsumer(**settings.client_options(), group_id=settings.topic("unpack"), enable_auto_commit=False)
+    await member.start()
+    places = [TopicPartition(settings.topic(BATCHES), partition) for partition in range(PARTITIONS)]
+    member.assign(places)
+    await member.commit(dict.fromkeys(places, 3))
+    await member.stop()
+
+
+@pytest.mark.parametrize("lose", [delete_the_groups_offsets, commit_older_offsets])
+async def test_positions_that_brokers_lost_double_nothing_and_what_is_new_still_comes(
+    settings: KafkaSettings, sink: KafkaSink, make_batch: BatchMaker, lose: Callable[[KafkaSettings], Awaitable[None]]
+) -> None:
+    await sink.publish([make_batch(events=4, device=str(uuid.UUID(int=number % 20))) for number in range(60)])
+    await unpack_until(settings, reached_the_end(await ends(settings)))
+    await lose(settings)
+    await sink.publish([make_batch(events=4, device=str(uuid.UUID(int=number % 20))) for number in range(20)])
+    progress = await unpack_until(settings, reached_the_end(await ends(settings)))
+    assert batches(progress) == 20
+    found = await events_of(settings, 320)
+    assert len(identities(found)) == len(set(identities(found))) == 320
+
+
+async def test_a_position_that_brokers_lost_is_committed_again_though_nothing_new_came(
+    settings: KafkaSettings, sink: KafkaSink, make_batch: BatchMaker
+) -> None:
+    await sink.publish([make_batch(events=1, device=str(uuid.UUID(int=number))) for number in range(10)])
+    wanted = await ends(settings)
+    await unpack_until(settings, reached_the_end(wanted))
+    await delete_the_groups_offsets(settings)
+    await unpack_until(settings, reached_the_end(wanted))
+    async with member(settings) as source:
+        assert {partition: await source.position(BATCHES, partition) for partition in wanted} == wanted
+
+
+async def test_what_was_aborted_is_not_taken_for_unpacked_when_brokers_lost_the_position(
+    settings: KafkaSettings, sink: KafkaSink, make_batch: BatchMaker
+) -> None:
+    sent = [make_batch(events=4, device=str(uuid.UUID(int=number % 20))) for number in range(40)]
+    await sink.publish(sent[:20])
+    await unpack_until(settings, reached_the_end(await ends(settings)))
+    await sink.publish(sent[20:])
+    wanted = await ends(settings)
+    await delete_the_groups_offsets(settings)
+    async with member(settings) as source:
+        log = source.identity_of(BATCHES)
+    # One says that it gave up, the other one is cut down: the next start ends its transaction.
+    said, silent = [await begun(settings, log, partition, wanted[partition] - 1) for partition in range(PARTITIONS)]
+    await said.abort_transaction()
+    try:
+        await unpack_until(settings, reached_the_end(wanted))
+    finally:
+        for producer in (said, silent):
+            with suppress(KafkaError):
+                await producer.stop()
+    found = await events_of(settings, 160)
+    assert len(identities(found)) == len(set(identities(found))) == 160
+
+
+async def begun(settings: KafkaSettings, log: str, partition: int, offset: int) -> AIOKafkaProducer:
+    """Return a partition's producer that has written an event of the batch at the offset, and not committed it."""
+    producer = AIOKafkaProducer(
+        **settings.client_options(), transactional_id=f"{settings.topic('unpack')}.batches.{partition}"
+    )
+    await producer.start()
+    await producer.begin_transaction()
+    headers = [(ORIGIN, origin(log, partition, offset))]
+    await producer.send_and_wait(settings.topic(EVENTS), b"{}", partition=partition, headers=headers)
+    return producer
+
+
+async def test_a_log_made_again_is_unpacked_from_its_first_batch_on(
+    kafka: Kafka, settings: KafkaSettings, sink: KafkaSink, make_batch: BatchMaker
+) -> None:
+    devices = [str(uuid.UUID(int=number % 20)) for number in range(30)]
+    await sink.publish([make_batch(events=2, device=device) for device in devices])
+    await unpack_until(settings, reached_the_end(await ends(settings)))
+    await sink.close()
+    admin = AIOKafkaAdminClient(**settings.client_options())
+    await admin.start()
+    await admin.delete_topics([settings.topic(BATCHES)])
+    await admin.close()
+    await asyncio.sleep(1)
+    again = await KafkaSink.open(settings, kafka.topics(PARTITIONS), KafkaSinkSettings(), wait_seconds=30)
+    await again.publish([make_batch(events=2, device=device) for device in devices[:20]])
+    await again.close()
+    progress = await unpack_until(settings, reached_the_end(await ends(settings)))
+    assert batches(progress) == 20
+    found = await events_of(settings, 100)
+    assert len(identities(found)) == len(set(identities(found))) == 100
+
+
+async def test_a_lost_position_is_found_by_events_that_lie_far_back_on_several_partitions(
+    kafka: Kafka, settings: KafkaSettings, make_batch: BatchMaker
+) -> None:
+    sink = await KafkaSink.open(settings, kafka.topics(PARTITIONS), KafkaSinkSettings(), wait_seconds=30)
+    await ensure_topics(settings, kafka.topics(3), [EVENTS])
+    devices = [str(uuid.UUID(int=number)) for number in range(40)]
+    early = [device for device in devices if partition_of(device.encode(), PARTITIONS) == 0]
+    late = [device for device in devices if partition_of(device.encode(), PARTITIONS) == 1]
+    for those, events in ((early, 5), (late, 250)):
+        await sink.publish([make_batch(events=events, device=device) for device in those])
+    wanted = await ends(settings)
+    await unpack_until(settings, reached_the_end(wanted))
+    await sink.close()
+    async with member(settings) as source:
+        log = source.identity_of(BATCHES)
+    for search_records, found in ((200_000, wanted[0]), (50, 0)):
+        assert found == await unpacked_up_to(settings, log, 0, search_records=search_records, open_seconds=10)
 
 
 def reached_the_end(wanted: dict[int, int]) -> Callable[[dict[int, UnpackProgress]], bool]:
