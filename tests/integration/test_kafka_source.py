@@ -247,7 +247,7 @@ async def test_a_topic_changed_while_it_is_written_is_noticed_and_its_mending_to
     await alter(settings, BATCHES, {})
     await until(lambda: not sink.differences)
     sink.check([Record(BATCHES, b"device", b"x" * 90_000)])
-    assert sink.gauges()["kafka_connections"] == 3
+    await until(lambda: sink.gauges()["kafka_connections"] == 3)
     await sink.close()
 
 
