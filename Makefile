@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test check lint types campaign mutations bench bench-quick documents format schemas clean
+.PHONY: help install demo test check lint types campaign crashes mutations bench bench-quick documents format schemas clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ types: $(INSTALLED)  ## mypy, strict
 
 campaign: $(INSTALLED)  ## faults by the hundred, then every event is counted: make campaign FAULTS=200 SEED=1
 	@$(BIN)/python -m tests.campaign --faults $(or $(FAULTS),200) --seed $(or $(SEED),1) $(CAMPAIGN)
+
+crashes: $(INSTALLED)  ## end the reference client at every change to its files, thousands of checks: some minutes
+	@$(BIN)/python -m tests.crashes $(CRASHES)
 
 mutations: $(INSTALLED)  ## break the reference client on purpose, 72 ways, and see its tests notice: some minutes
 	@$(BIN)/python -m tests.mutations $(MUTATIONS)
