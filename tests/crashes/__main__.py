@@ -5,6 +5,8 @@
 """
 
 import asyncio
+import math
+import random
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -30,6 +32,7 @@ def main() -> int:
     parser.add_argument("--again", type=int, default=16, help="try the recovery after every so many-th change")
     parser.add_argument("--then", type=int, default=16, help="and there every so many-th change")
     parser.add_argument("--places", type=int, default=2, help="how many devices at once")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="begin no point after so long; the table says so")
     parser.add_argument("--write", action="store_true", help="keep the table in the tree")
     return asyncio.run(_run(parser.parse_args()))
 
@@ -44,8 +47,8 @@ async def _run(told: Namespace) -> int:
         async with AsyncExitStack() as stack:
             places = [await stack.enter_async_context(place.opened(library)) for _ in range(told.places)]
             planned = await plan(places[0], told.every, told.again, told.then)
-            tried = await try_all(places, planned)
-    lines = table(tried, round(monotonic() - began))
+            tried = await try_all(places, planned, began + told.seconds)
+    lines = table(tried, len(planned), round(monotonic() - began))
     text = "\n".join(lines) + "\n"
     sys.stdout.write(text)
     if told.write:
@@ -68,15 +71,16 @@ async def plan(at: place.Place, every: int, again: int, then: int) -> list[Point
             planned += points.again(update, operations, again, then)
         elif again:
             planned += points.again(update, operations, 2 * again, then)
+    random.Random(1).shuffle(planned)  # noqa: S311 - a run that is cut short has then seen some of everything
     return planned
 
 
-async def try_all(places: Sequence[place.Place], planned: Sequence[Point]) -> list[Tried]:
-    """Try the points at all places at once; tell of what fails as it fails."""
+async def try_all(places: Sequence[place.Place], planned: Sequence[Point], until: float = math.inf) -> list[Tried]:
+    """Try the points at all places at once, until that time at most; tell of what fails as it fails."""
     left, tried = iter(planned), list[Tried]()
 
     async def work(at: place.Place) -> None:
-        for point in left:
+        while monotonic() < until and (point := next(left, None)) is not None:
             story = await at.tell(point)
             tried.append(Tried.of(story))
             for check in tried[-1].wrong:

@@ -25,7 +25,7 @@ class Tried(NamedTuple):
         return cls(story.point, story.reached, len(checks), wrong, len(story.fresh), story.forgetful)
 
 
-def table(tried: Sequence[Tried], seconds: int) -> list[str]:
+def table(tried: Sequence[Tried], planned: int, seconds: int) -> list[str]:
     """Return the lines; the last one is the verdict."""
     lines = [f"{'update':33}{'way':42}{'points':>8}{'reached':>9}{'checks':>8}{'failed':>8}{'starts':>8}"]
     for update, ways in dict.fromkeys((each.point.update.name, _ways(each.point)) for each in _sorted(tried)):
@@ -39,7 +39,7 @@ def table(tried: Sequence[Tried], seconds: int) -> list[str]:
         "",
         "starts: how many fresh ones the slowest point took to the new release; the crashing release gets 4 in a row",
         f"{forgetful} spoiled launches could not open their file at all: what they recorded was in memory, and is gone",
-        f"{seconds} s",
+        f"{len(tried)} of the {planned} points planned were tried, in {seconds} s",
         verdict(tried),
     ]
 

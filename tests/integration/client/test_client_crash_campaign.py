@@ -30,7 +30,7 @@ async def test_ended_torn_or_refused_at_changes_all_over_an_update_the_client_ke
     assert {each.point.update for each in tried} == set(points.UPDATES)
     assert sum(each.reached for each in tried) > len(tried) * 0.9
     assert [check for each in tried for check in each.wrong] == []
-    assert table(tried, 0)[-1] == f"PASSED: {len(tried) * 13} checks at {len(tried)} points, 0 failed"
+    assert table(tried, len(tried), 0)[-1] == f"PASSED: {len(tried) * 13} checks at {len(tried)} points, 0 failed"
 
 
 async def test_the_verdict_sees_what_was_planted(device: Place) -> None:
