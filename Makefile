@@ -48,7 +48,7 @@ bench: $(INSTALLED)  ## our gateway beside the floor and its peers, about ten mi
 bench-quick: $(INSTALLED)  ## ours, the floor and aiohttp alone, in under two minutes
 	@JSON=$(JSON) $(BIN)/python -m tests.bench --quick $(BENCH)
 
-documents: $(INSTALLED)  ## put the newest result of the bench into README.md and deploy/CAPACITY.md
+documents: $(INSTALLED)  ## put the newest result of the bench into the README, its own page and deploy/CAPACITY.md
 	@$(BIN)/python -m tests.bench.documents
 
 format: $(INSTALLED)  ## let ruff rewrite the files

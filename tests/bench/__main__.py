@@ -48,7 +48,7 @@ def main() -> int:
         RESULTS.mkdir(exist_ok=True)
         written = RESULTS / f"{date_and_commit()[0]}.json"
         written.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
-        log.info("written to %s; `python -m tests.bench.documents` puts it into README.md and deploy/", written)
+        log.info("written to %s; `make documents` puts it into the README, its own page and deploy/", written)
     programs = msgspec.to_builtins(result.programs)
     printed = (
         msgspec.json.encode(programs).decode()

@@ -1,6 +1,7 @@
 """What the gateway is held to, beside what was measured: each aim with its bound, met or not.
 
 * Pure. What a run did not measure has no line; what it missed stands there as missed.
+* What is only tried for is harder than what is required, and says so: it can be reached or not, never met or missed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,16 @@ DECISION: Final = "decision and reply: ours to ours without catalogues"
 UPDATE_CHECK: Final = "update check to aiohttp alone"
 TWO_WORKERS: Final = "two workers to one"
 _PERCENT: Final = 100.0
+# Products that write a message for each event do it as rust-maps; rust-slices is as lean as that style can be.
+_OTHERS: Final = (
+    ("rust", 1.8, "", False),
+    ("go", 1.0, "", False),
+    ("go-goccy", 1.0, "", False),
+    ("node", 1.0, "", False),
+    ("nginx-lua", 1.0, "", False),
+    ("rust-maps", 0.5, ", a message an event as products do it (each a map, written anew)", False),
+    ("rust-slices", 0.5, ", a message an event at its leanest (its bytes passed on)", True),
+)
 
 
 class Aim(Struct, frozen=True):
@@ -23,10 +34,18 @@ class Aim(Struct, frozen=True):
     found: float
     unit: str
     at_least: bool = False
+    tried_for: bool = False
 
     @property
     def met(self) -> bool:
         return self.found >= self.bound if self.at_least else self.found <= self.bound
+
+    @property
+    def verdict(self) -> str:
+        """Return in a word or two how it stands."""
+        if self.tried_for:
+            return "reached" if self.met else "not reached"
+        return "met" if self.met else "missed"
 
     @property
     def aimed(self) -> str:
@@ -64,11 +83,11 @@ def _beside_others(programs: Mapping[str, Any]) -> Iterator[Aim]:
         return
     if (quotient := ours["quotient_to_floor"]) is not None:
         yield Aim("times the floor", 4.0, quotient, "x")
-    for other, bound in (("rust", 1.8), ("go", 1.0), ("go-goccy", 1.0), ("node", 1.0), ("nginx-lua", 1.0)):
+        yield Aim("times the floor", 3.0, quotient, "x", tried_for=True)
+    for other, bound, what, tried_for in _OTHERS:
         if other in programs:
-            yield Aim(f"times {other}", bound, ours["cpu_us"] / programs[other]["cpu_us"], "x")
-    if "rust-slices" in programs:
-        yield Aim("times rust-slices, a message an event", 0.5, ours["cpu_us"] / programs["rust-slices"]["cpu_us"], "x")
+            times = ours["cpu_us"] / programs[other]["cpu_us"]
+            yield Aim(f"times {other}{what}", bound, times, "x", tried_for=tried_for)
 
 
 def _quotients(quotients: Mapping[str, float]) -> Iterator[Aim]:

@@ -1,6 +1,6 @@
-"""Put the newest result into README.md and deploy/CAPACITY.md: `python -m tests.bench.documents`.
+"""Put the newest result into the documents that quote it: `python -m tests.bench.documents`.
 
-No figure of speed stands in either that the bench did not print; a test makes both again and compares.
+No figure of speed stands in any of them that the bench did not print; a test makes them again and compares.
 """
 
 import sys
@@ -9,11 +9,12 @@ from typing import Final
 
 import msgspec
 
-from tests.bench.capacity import Assumed, page
-from tests.bench.table import markdown, newest
+from tests.bench import capacity, table
+from tests.bench.capacity import Assumed
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 README: Final = _ROOT / "README.md"
+AIMS: Final = _ROOT / "tests" / "bench" / "results" / "README.md"
 CAPACITY: Final = _ROOT / "deploy" / "CAPACITY.md"
 ASSUMED: Final = _ROOT / "deploy" / "capacity.json"
 _BEGINS: Final = "<!-- measured: made by python -m tests.bench.documents -->\n"
@@ -22,17 +23,21 @@ _ENDS: Final = "<!-- end of measured -->"
 
 def documents() -> dict[Path, str]:
     """Return what each document must be."""
-    result = newest()
+    result = table.newest()
     assumed = msgspec.json.decode(ASSUMED.read_bytes(), type=Assumed)
-    return {README: _with_table(README.read_text("utf-8"), markdown(result)), CAPACITY: page(result, assumed)}
+    return {
+        README: _with_table(README.read_text("utf-8"), table.markdown(result)),
+        AIMS: table.page(result),
+        CAPACITY: capacity.page(result, assumed),
+    }
 
 
-def _with_table(text: str, table: str) -> str:
+def _with_table(text: str, measured: str) -> str:
     before, begins, rest = text.partition(_BEGINS)
     _, ends, after = rest.partition(_ENDS)
     if not begins or not ends:
         raise ValueError(f"README.md has no place for the table: {_BEGINS.strip()} ... {_ENDS}")
-    return f"{before}{_BEGINS}{table}\n{_ENDS}{after}"
+    return f"{before}{_BEGINS}{measured}\n{_ENDS}{after}"
 
 
 if __name__ == "__main__":

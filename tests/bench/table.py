@@ -1,11 +1,14 @@
-"""Render a result: a table for the terminal, and the README's (`python -m tests.bench.documents` puts it there)."""
+"""Render a result: a table for the terminal, and in Markdown the README's table and the page beside the results.
+
+`python -m tests.bench.documents` puts both where they belong.
+"""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tests.bench.aims import OURS, aims
+from tests.bench.aims import OURS, Aim, aims
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 _HEADERS: Final = (
@@ -28,12 +31,12 @@ def text_table(result: Mapping[str, Any]) -> str:
         "  ".join(_aligned(cell, width, at) for at, (cell, width) in enumerate(zip(line, widths, strict=True)))
         for line in lines
     ]
-    missed = [f"Missed: {aim.name}: {aim.measured}, {aim.aimed}." for aim in aims(result) if not aim.met]
-    return "\n".join([*text, *_notes(result), *missed])
+    missed = [f"{aim.verdict.capitalize()}: {_short(aim)}." for aim in aims(result) if not aim.met]
+    return "\n".join([*text, *_setting(result), *_notes(result), *missed])
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """Return the tables of the README."""
+    """Return the README's table, and in a sentence how much of what is aimed at is met."""
     head = "| what does the job | CPU µs a batch | times the floor | events a second and core | peak MiB |"
     lines = [head, "| --- | --- | --- | --- | --- |"]
     for name, row in result["programs"].items():
@@ -45,11 +48,36 @@ def markdown(result: Mapping[str, Any]) -> str:
             f"{row['peak_mib']:.0f}",
         ]
         lines.append(f"| {shown}: {row['about']} | {' | '.join(cells)} |")
-    lines += ["", *_setting(result), "", "| what is aimed at | | measured | |", "| --- | --- | --- | --- |"]
-    lines += [
-        f"| {aim.name} | {aim.aimed} | {aim.measured} | {'met' if aim.met else 'missed'} |" for aim in aims(result)
+    return "\n".join([*lines, "", *_setting(result), "", _verdict(list(aims(result)))])
+
+
+def page(result: Mapping[str, Any]) -> str:
+    """Return the page beside the results: what is required and tried for, and all that the README leaves out."""
+    found = list(aims(result))
+    lines = [
+        "# What the bench found",
+        "",
+        "Made by `python -m tests.bench.documents` from the newest file here; the table of programs is in the README.",
+        "What is a number of times (x) is so of processor time.",
+        "",
+        *_setting(result),
+        "",
+        "## Required",
+        "",
+        *_aims_table(aim for aim in found if not aim.tried_for),
+        "",
+        "## Tried for, beyond what is required",
+        "",
+        *_aims_table(aim for aim in found if aim.tried_for),
+        "",
+        "## What else was measured",
+        "",
+        *(f"* {note}" for note in _notes(result)),
+        "* Made with: " + ", ".join(f"{name} {version}" for name, version in result["versions"].items()) + ".",
+        "",
+        "Not beside it: Karapace, Redpanda Connect and Bento, which the package registries at hand did not give.",
     ]
-    return "\n".join([*lines, "", *_alone(result.get("beside")), *_warehouse(result.get("filled"))])
+    return "\n".join(lines) + "\n"
 
 
 def newest() -> dict[str, Any]:
@@ -59,6 +87,28 @@ def newest() -> dict[str, Any]:
         raise FileNotFoundError("no result has been written: run `make bench`")
     found: dict[str, Any] = json.loads(files[-1].read_text())
     return found
+
+
+def _aims_table(found: Iterable[Aim]) -> Iterator[str]:
+    yield "| what is aimed at | | measured | |"
+    yield "| --- | --- | --- | --- |"
+    for aim in found:
+        yield f"| {aim.name} | {aim.aimed} | {aim.measured} | {aim.verdict} |"
+
+
+def _verdict(found: list[Aim]) -> str:
+    required = [aim for aim in found if not aim.tried_for]
+    missed = [_short(aim) for aim in required if not aim.met]
+    beyond = [_short(aim) for aim in found if aim.tried_for and not aim.met]
+    sentences = [f"Of {len(required)} figures that are required {len(required) - len(missed)} are met."]
+    sentences += [f"Missed: {'; '.join(missed)}."] if missed else []
+    sentences += [f"Tried for and not reached: {'; '.join(beyond)}."] if beyond else []
+    all_of_them = "[All of them, with latency, memory and the way to the warehouse](tests/bench/results/README.md)."
+    return " ".join([*sentences, all_of_them])
+
+
+def _short(aim: Aim) -> str:
+    return f"{aim.name}: {aim.measured} ({aim.aimed})"
 
 
 def _cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -94,7 +144,6 @@ def _setting(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _notes(result: Mapping[str, Any]) -> Iterator[str]:
-    yield from _setting(result)
     yield "Bytes an event: " + ", ".join(f"{count:.1f} ({of})" for of, count in result["bytes_per_event"].items()) + "."
     for events, programs in result.get("other_sizes", {}).items():
         shown = ", ".join(
