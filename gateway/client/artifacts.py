@@ -6,17 +6,21 @@
 
 import os
 import shutil
-from collections.abc import Set
+from collections.abc import Callable, Set
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+
+FreeBytes = Callable[[Path], int]
 
 
 class Artifacts:
     """The files below the client's directory."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, room: FreeBytes | None = None) -> None:
+        """Take the directory, and what says how much of the disk it may fill: by default, what is free."""
         self._directory = directory
+        self._room = room or free_bytes
         self._models = directory / "models"
         self._parts = directory / "parts"
 
@@ -46,12 +50,12 @@ class Artifacts:
 
     def free_bytes(self) -> int:
         """Return the space left. Raises OSError."""
-        return shutil.disk_usage(self._directory).free
+        return self._room(self._directory)
 
     def sweep(self, artifacts: Set[str], parts: Set[str]) -> None:
         """Delete every file that is not named."""
-        _delete_others(self._models, artifacts)
-        _delete_others(self._parts, parts | {f"{name}.etag" for name in parts})
+        delete_others(self._models, artifacts)
+        delete_others(self._parts, parts | {f"{name}.etag" for name in parts})
 
 
 class Part:
@@ -90,13 +94,19 @@ class Part:
             self._path.unlink(missing_ok=True)
 
 
-def _delete_others(directory: Path, keep: Set[str]) -> None:
+def delete_others(directory: Path, keep: Set[str]) -> None:
+    """Delete the files that are not named; what cannot be deleted goes next time."""
     try:
         for file in directory.iterdir():
             if file.name not in keep:
                 file.unlink()
     except OSError:  # nothing there yet, or it goes next time
         return
+
+
+def free_bytes(directory: Path) -> int:
+    """Return how much is free where a directory lies. Raises OSError."""
+    return shutil.disk_usage(directory).free
 
 
 def _sync_directory(directory: Path) -> None:

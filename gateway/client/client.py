@@ -18,9 +18,10 @@ from typing import Final, Self
 import aiohttp
 from msgspec import Struct
 
-from gateway.client.artifacts import Artifacts
+from gateway.client.artifacts import Artifacts, FreeBytes
 from gateway.client.bundled import Bundled, Limits
 from gateway.client.clock import Clock, SystemClock
+from gateway.client.compiled import Compiled
 from gateway.client.decision import SCORE_DIGITS, decide
 from gateway.client.downloads import Downloads
 from gateway.client.envelope import Facts, compose
@@ -95,6 +96,7 @@ class Client:
     * `positive`: per model, the label whose probability is the score; by default the last label in sorted order.
     * `built_ms`: when the app was built; nothing that expired before then is ever installed, whatever the clock says.
     * `expiry_clock`: by which documents expire, where `clock` is made to run faster than time.
+    * `free_bytes`: how much room the app may fill where a path lies; by default, what the system says is free.
     * `session`: shared by many clients if given, and then not closed here.
     """
 
@@ -120,6 +122,7 @@ class Client:
         root_threshold: int = 1,
         built_ms: int = BUILT_MS,
         expiry_clock: Clock | None = None,
+        free_bytes: FreeBytes | None = None,
     ) -> None:
         if not 1 <= root_threshold <= len(root_keys):
             raise ValueError(f"{root_threshold} of {len(root_keys)} root keys can never agree")
@@ -138,6 +141,7 @@ class Client:
         self._built_ms = built_ms
         self._dice = dice or random.Random()  # noqa: S311 - spreads load and explores; guards nothing
         self._given_session = session
+        self._free_bytes = free_bytes
         self._limits = limits or Limits()
         self._low_power = self._expensive = self._opened = False
         carried = {model: bundle.carried for model, bundle in self._bundled.items()}
@@ -148,17 +152,20 @@ class Client:
         self._storage = await asyncio.to_thread(Storage, self._directory, self._limits.busy_seconds)
         self._queue = Queue(self._storage, self._limits)
         self._session = self._given_session or aiohttp.ClientSession()
-        artifacts = Artifacts(self._directory)
+        artifacts = Artifacts(self._directory, self._free_bytes)
+        context = f"{self._facts.sdk}|{self._facts.os}"
         app = self._app_key.partition(".")[0]
         self._trust = Trust(self._storage, self._keys, self._root_threshold, built_ms=self._built_ms)
         self._ground = Ground(
             app=app,
             sdk=self._facts.sdk,
             system=self._facts.os,
+            context=context,
             trust=self._trust,
-            runtime=self._runtime,
+            format=self._runtime.format,
             queue=self._queue,
             artifacts=artifacts,
+            compiled=Compiled(self._runtime, self._directory, context),
             clock=self._clock,
             expiry_clock=self._expiry_clock,
         )

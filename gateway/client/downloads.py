@@ -36,7 +36,7 @@ FetchCode = Literal[
 _PATCH: Final = "zstd-patch"
 _CHUNK_BYTES: Final = 64 * 1024
 # Space for the download, the result and the one it replaces, and room to breathe for the app itself.
-_SPARE_BYTES: Final = 8 * 1024 * 1024
+_SPARE_BYTES: Final = 8_000_000
 # What a line must give on average. A slow one that is honest goes on at the next try where it stopped.
 _LEAST_BYTES_PER_SECOND: Final = 4096
 # An artifact is 16 MiB at most; a larger dictionary only helps who wants our memory.
@@ -85,6 +85,7 @@ class Downloads:
 
         Nothing larger than `most_bytes` is downloaded. Raises `FetchFailed` with the last way's reason.
         """
+        self._check_room(release)
         bases: dict[str | None, bytes | None] = {
             way.base: base_of(way.base) for way in release.downloads if way.base is not None
         }
@@ -107,11 +108,16 @@ class Downloads:
                 failed = error
         raise failed
 
-    async def _by_http(self, way: Download, release: Release, base_url: str, base: bytes | None) -> Fetched:
-        url = self._address(way, base_url)
+    def _check_room(self, release: Release) -> None:
         try:
             if self._artifacts.free_bytes() < 3 * release.size + _SPARE_BYTES:
                 raise FetchFailed("disk_low")
+        except OSError as error:
+            raise FetchFailed("disk_full") from error
+
+    async def _by_http(self, way: Download, release: Release, base_url: str, base: bytes | None) -> Fetched:
+        url = self._address(way, base_url)
+        try:
             part = self._artifacts.part(wire_name(way))
         except OSError as error:
             raise FetchFailed("disk_full") from error

@@ -16,8 +16,8 @@ import msgspec
 from gateway.client import state as rules
 from gateway.client.artifacts import Artifacts
 from gateway.client.clock import Clock
+from gateway.client.compiled import Compiled
 from gateway.client.queue import Queue
-from gateway.client.runtimes import Runtime
 from gateway.client.state import Attempt, ModelState
 from gateway.client.storage import StorageFailed, read_state, write_state
 from gateway.client.trust import Trust
@@ -34,22 +34,21 @@ _state: Final = msgspec.json.Decoder(ModelState)
 
 @dataclass(frozen=True)
 class Ground:
-    """What the models of one device share."""
+    """What the models of one device share. `context` is what a failed attempt is bound to, and a compiled form: another
+    SDK or system deserves a new one.
+    """
 
     app: str
     sdk: str
     system: str
+    context: str
     trust: Trust
-    runtime: Runtime
+    format: str
     queue: Queue
     artifacts: Artifacts
+    compiled: Compiled
     clock: Clock
     expiry_clock: Clock
-
-    @property
-    def context(self) -> str:
-        """What a failed attempt is bound to: another SDK or system deserves a new one."""
-        return f"{self.sdk}|{self.system}"
 
     @property
     def keys(self) -> Mapping[str, bytes]:

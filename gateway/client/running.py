@@ -6,12 +6,12 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
 
 from msgspec import Struct
 
-from gateway.client.runtimes import BadModel, Model, Runtime
+from gateway.client.runtimes import BadModel, Model
 from schemas.releases import Parameters, Probe
 from schemas.wire import Source
 
@@ -66,8 +66,7 @@ NOTHING: Final = Running(
 
 
 def load(
-    runtime: Runtime,
-    data: bytes,
+    build: Callable[[], Model],
     *,
     release: int,
     source: Source,
@@ -77,9 +76,9 @@ def load(
     probes: Sequence[Probe],
     label: str | None,
 ) -> Running:
-    """Load an artifact and prove it. The positive label is by default the last one in order. Raises `LoadFailed`."""
+    """Build a model and prove it. The positive label is by default the last one in order. Raises `LoadFailed`."""
     try:
-        model = runtime.load(data)
+        model = build()
         labels = sorted(model.labels)
         size = model.input_size
     except BadModel as error:

@@ -4,12 +4,14 @@
 * The bundle is always allowed: it came with the app, and nothing unsigned can change it.
 * The first real predictions of a release are its trial: `state` counts them, so that one which ends the process is left
   alone after two.
-* The artifact itself is kept and every launch builds and proves it anew: after an update of the system nothing stale
-  runs, and a release that fails then gives way until its quarantine ends or the system changes again.
+* The artifact itself is kept and every launch builds and proves it anew, from its compiled form where the runtime makes
+  one. What fails, or did not come back the last time, is built once more from the artifact, as is everything after an
+  update of the SDK or the system; a release that fails then gives way until its quarantine ends or they change again.
 """
 
 import logging
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import cast
 
 import msgspec
@@ -110,7 +112,7 @@ class Slot:
 
     def unsupported(self, entry: Release) -> str | None:
         """Say why this app cannot run a release, or None."""
-        if entry.format != self._ground.runtime.format:
+        if entry.format != self._ground.format:
             return "format_unsupported"
         if not set(entry.inputs) <= set(self.bundled.carried):
             return "inputs_unsupported"
@@ -127,28 +129,31 @@ class Slot:
     def source_of(self, entry: Release) -> Source:
         return "bundled" if entry.sha256 == self.bundled.sha256 else "ota"
 
-    def load(self, data: bytes, entry: Release | None, source: Source) -> Running:
-        """Load and prove an artifact; changes nothing here, so it may run in a thread. Raises `LoadFailed`."""
+    def load(self, data: bytes, entry: Release | None, source: Source, *, anew: bool = False) -> Running:
+        """Load and prove an artifact, compiled `anew` or not; changes nothing here, so it may run in a thread.
+
+        Raises `LoadFailed`.
+        """
         bundled = self.bundled
+        sha256 = bundled.sha256 if entry is None else entry.sha256
+        build = partial(self._ground.compiled.load, sha256, data, anew=anew)
         if entry is None:
             terms = self._bundled_entry()
             return load(
-                self._ground.runtime,
-                data,
+                build,
                 release=bundled.release,
                 source=source,
-                sha256=bundled.sha256,
+                sha256=sha256,
                 parameters=terms.parameters if terms is not None else bundled.parameters,
                 inputs=bundled.inputs,
                 probes=(),
                 label=self._label,
             )
         return load(
-            self._ground.runtime,
-            data,
+            build,
             release=entry.release,
             source=source,
-            sha256=entry.sha256,
+            sha256=sha256,
             parameters=entry.parameters,
             inputs=entry.inputs or bundled.inputs,
             probes=entry.probe,
@@ -180,10 +185,11 @@ class Slot:
         if code is not None or data is None:
             kept.forget(choice.release, choice.sha256, code or "artifact_missing")
             return None
+        doubtful = kept.attempt(choice.sha256).starts > 0
         if not kept.begin(choice.release, choice.sha256, last_resort=entry is None):
             return None
         try:
-            running = self._built(data, choice)
+            running = self._built(data, choice, anew=doubtful)
         except LoadFailed as error:
             if entry is None:  # nothing would decide without it: the next launch tries again
                 kept.came_back(choice.sha256)
@@ -194,13 +200,13 @@ class Slot:
         kept.came_back(choice.sha256)
         return running
 
-    def _built(self, data: bytes, choice: Choice) -> Running:
-        """Build what has run here before, a second time if the first one fails. Raises `LoadFailed`."""
+    def _built(self, data: bytes, choice: Choice, *, anew: bool) -> Running:
+        """Build what has run here before, once more and from the artifact if that fails. Raises `LoadFailed`."""
         try:
-            return self.load(data, choice.entry, choice.source)
+            return self.load(data, choice.entry, choice.source, anew=anew)
         except LoadFailed as error:
             logger.warning("%s: release %d is built again: %s", self.kept.model, choice.release, error)
-            return self.load(data, choice.entry, choice.source)
+            return self.load(data, choice.entry, choice.source, anew=True)
 
     def _bundled_entry(self) -> Release | None:
         """Return the catalogue's entry for the bundle itself, whose newer parameters then hold."""

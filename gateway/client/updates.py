@@ -155,8 +155,10 @@ class Updates:
         states = [slot.kept.state for slot in self._slots.values()]
         wanted = [state.candidate for state in states if state.candidate is not None]
         wanted += [each.entry for each in self._wanted.values()]
+        artifacts = {entry.sha256 for entry in wanted}.union(*(rules.kept_artifacts(state) for state in states))
+        self._ground.compiled.sweep(artifacts | {slot.bundled.sha256 for slot in self._slots.values()})
         self._ground.artifacts.sweep(
-            {entry.sha256 for entry in wanted}.union(*(rules.kept_artifacts(state) for state in states)),
+            artifacts,
             {wire_name(way) for entry in wanted for way in entry.downloads},
         )
 

@@ -14,6 +14,7 @@ from typing import Any, Final, TextIO
 
 import msgspec
 
+from gateway.client.artifacts import free_bytes
 from gateway.client.bundled import Bundled, Limits
 from gateway.client.client import Client
 from gateway.client.conformance.scripted import ScriptedRuntime
@@ -62,6 +63,7 @@ class Driver:
     def __init__(self) -> None:
         self._client: Client | None = None
         self._clock = TurnedClock(None)
+        self._free_bytes: int | None = None
         self.handlers: dict[str, Handler] = {
             "start": self._start,
             "predict": self._predict,
@@ -70,6 +72,7 @@ class Driver:
             "foreground": self._foreground,
             "background": self._background,
             "conditions": self._conditions,
+            "space": self._space,
             "turn": self._turn,
             "state": self._state,
             "stop": self._stop,
@@ -96,6 +99,7 @@ class Driver:
             os=system,
             hardware=told.get("hardware", ""),
             clock=self._clock,
+            free_bytes=self._room,
             limits=Limits(jitter_seconds=0.0),
         )
         self._client = await client.open()
@@ -131,6 +135,13 @@ class Driver:
         self.client.low_power(told.get("low_power", False))
         self.client.expensive_network(told.get("expensive", False))
         return {}
+
+    async def _space(self, told: dict[str, Any]) -> Answer:
+        self._free_bytes = told.get("free_bytes")
+        return {}
+
+    def _room(self, directory: Path) -> int:
+        return free_bytes(directory) if self._free_bytes is None else self._free_bytes
 
     async def _turn(self, told: dict[str, Any]) -> Answer:
         self._clock.turn(told["seconds"])

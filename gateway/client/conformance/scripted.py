@@ -3,8 +3,9 @@
 * {"score": 0.8, "inputs": 2, "faults": [{"at": "load", "does": "crash", "os": "iOS 20.0"}]}: the answer for inputs x is
   {"Purchased": score + x[0] / 100, "Dismissed": the rest}.
 * A fault happens `at` compile, load or predict, and `does` crash (the process kills itself), fail, nan or slow. It
-  happens only where the rest of it holds too: `os`, `app_version`, `before_ms` (the device's clock) and `above` (the
-  first input).
+  happens only where the rest of it holds too: `os`, `app_version`, `before_ms` (the device's clock), `above` (the
+  first input) and `rots_ms` (the clock is past that, and what is loaded was compiled before).
+* A compiled script is the script with the time at which it was compiled.
 * Every SDK's driver brings such a runtime; the format is "opaque".
 """
 
@@ -16,6 +17,7 @@ from typing import Final, Literal, Never
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.client.runtimes import BadModel, PredictionFailed
 
@@ -31,15 +33,17 @@ class Fault(Struct, frozen=True, omit_defaults=True):
     app_version: str | None = None
     before_ms: int | None = None
     above: float | None = None
+    rots_ms: int | None = None
 
 
 class Script(Struct, frozen=True, omit_defaults=True):
-    """A model's file; `padding` only makes it longer."""
+    """A model's file, or its compiled form, which has `compiled_ms`; `padding` only makes it longer."""
 
     score: float
     inputs: int = 2
     faults: list[Fault] = []
     padding: str = ""
+    compiled_ms: int | None = None
 
 
 _script: Final = msgspec.json.Decoder(Script)
@@ -71,24 +75,37 @@ class ScriptedRuntime:
     """Implements the port for scripts, on a device with this system and app."""
 
     format = "opaque"
+    compiler = "scripted"
 
     def __init__(self, system: str, app_version: str, now_ms: Callable[[], int]) -> None:
         self._system = system
         self._app_version = app_version
         self._now_ms = now_ms
 
+    def compile(self, data: bytes) -> bytes:
+        """Compile, or fail as the script says. Raises `BadModel`."""
+        script = _read(data)
+        self._run(script, "compile")
+        return msgspec.json.encode(replace(script, compiled_ms=self._now_ms()))
+
     def load(self, data: bytes) -> ScriptedModel:
-        """Compile and load, or fail as the script says. Raises `BadModel`."""
-        try:
-            script = _script.decode(data)
-        except ValueError as error:
-            raise BadModel("no script") from error
+        """Load what was compiled, or fail as the script says. Raises `BadModel`."""
+        script = _read(data)
+        if script.compiled_ms is None:
+            script = _read(self.compile(data))
+        self._run(script, "load")
+        return ScriptedModel(script, self._happens)
+
+    def _run(self, script: Script, at: Literal["compile", "load"]) -> None:
         for fault in script.faults:
-            if fault.at != "predict" and self._happens(fault, ()):
+            if fault.at == at and self._happens(fault, ()) and self._has_rotted(fault, script):
                 if fault.does == "fail":
                     raise BadModel("as told")
                 _suffer(fault)
-        return ScriptedModel(script, self._happens)
+
+    def _has_rotted(self, fault: Fault, script: Script) -> bool:
+        made_ms = self._now_ms() if script.compiled_ms is None else script.compiled_ms
+        return fault.rots_ms is None or made_ms < fault.rots_ms <= self._now_ms()
 
     def _happens(self, fault: Fault, inputs: Sequence[float]) -> bool:
         return (
@@ -97,6 +114,13 @@ class ScriptedRuntime:
             and (fault.before_ms is None or self._now_ms() < fault.before_ms)
             and (fault.above is None or (bool(inputs) and inputs[0] > fault.above))
         )
+
+
+def _read(data: bytes) -> Script:
+    try:
+        return _script.decode(data)
+    except ValueError as error:
+        raise BadModel("no script") from error
 
 
 def _suffer(fault: Fault) -> float | None:

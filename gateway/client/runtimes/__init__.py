@@ -3,10 +3,11 @@
 * A runtime turns an artifact's bytes into a model, or raises `BadModel`; nothing else escapes, whatever the bytes are.
 * A model answers with the probability of every label, or raises `PredictionFailed`.
 * Both are synchronous and do no I/O: a prediction never waits for anything but the processor.
+* A runtime that compiles, as Core ML's own does, also says how: what it made is kept beside the artifact (`compiled`).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 # Sums over many trees, and floats of 32 bits, leave [0, 1] by rounding; anything further out is no probability.
 _ROUNDING: Final = 1e-6
@@ -60,4 +61,21 @@ class Runtime(Protocol):
 
     def load(self, data: bytes) -> Model:
         """Parse, check and build. Raises `BadModel`."""
+        ...
+
+
+@runtime_checkable
+class Compiling(Runtime, Protocol):
+    """A runtime that makes a form of each artifact for this very system, from which `load` is quick.
+
+    `load` takes such a form as well as an artifact.
+    """
+
+    @property
+    def compiler(self) -> str:
+        """What makes the form, with its version: by another one it is made again."""
+        ...
+
+    def compile(self, data: bytes) -> bytes:
+        """Check an artifact and make its form. Raises `BadModel`."""
         ...

@@ -102,6 +102,27 @@ class MockRuntime:
         return MockModel(told)
 
 
+class CompilingRuntime(MockRuntime):
+    """Compiles; `rots` says of which compilation, by their count, the form no longer loads."""
+
+    compiler = "mock 1"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.compiled: list[float] = []
+        self.rots: Callable[[int], bool] = lambda compilation: False
+
+    def compile(self, data: bytes) -> bytes:
+        told = json.loads(data)
+        self.compiled.append(told["score"])
+        return msgspec.json.encode({**told, "compilation": len(self.compiled)})
+
+    def load(self, data: bytes) -> MockModel:
+        if self.rots(json.loads(data)["compilation"]):
+            raise BadModel("grown stale")
+        return super().load(data)
+
+
 def artifact(score: float, **told: Any) -> bytes:
     return msgspec.json.encode({"score": score, **told})
 
@@ -283,7 +304,7 @@ class World:
         self.publisher = gateway.publisher
         self.url = url
         self.clock = HandClock()
-        self.runtime = MockRuntime()
+        self.runtime: MockRuntime = MockRuntime()
         self.bundle = Bundled(1, artifact(0.2), Parameters(threshold=0.5), ["battery", "charging"])
         self._stack = stack
 

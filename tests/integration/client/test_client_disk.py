@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import lzma
 import os
-import shutil
 import tracemalloc
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
+
+import pytest
 
 from gateway.client import Limits
 from gateway.client.artifacts import Artifacts
@@ -17,8 +18,6 @@ from schemas.releases import Download
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from tests.integration.client.conftest import World
 
@@ -57,27 +56,18 @@ def test_an_artifact_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monke
     assert [exists for exists, _ in synced] == [False, True], "then the directory that holds the name"
 
 
-class _Usage(NamedTuple):
-    total: int
-    used: int
-    free: int
-
-
-async def test_a_download_wants_room_for_three_times_its_size_and_8_mib(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    size = len(world.offer_42())
-    wanted, free = 3 * size + 8 * 1024 * 1024, dict[str, int]()
-
-    def usage(path: Any) -> _Usage:
-        return _Usage(10**12, 0, free["bytes"])
-
-    monkeypatch.setattr(shutil, "disk_usage", usage)
-    free["bytes"] = wanted - 1
-    client = await world.open()
+@pytest.mark.parametrize("inline", [False, True], ids=["fetched", "in the reply"])
+async def test_an_update_wants_room_for_three_times_its_size_and_8_mb(world: World, inline: bool) -> None:
+    data = world.offer_42()
+    if inline:
+        world.gateway.inline = {world.publisher.put(data): data}
+    wanted = 3 * len(data) + 8_000_000
+    free = wanted - 1
+    client = await world.open(free_bytes=lambda directory: free)
     await client.flush()
     assert world.gateway.fetches == []
-    free["bytes"] = wanted
+    assert world.runs(client) == (1, "bundled", "bundled")
+    free = wanted
     world.clock.turn(61)
     await client.flush()
     assert world.runs(client) == (42, "ota", 42)

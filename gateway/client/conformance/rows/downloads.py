@@ -19,6 +19,8 @@ _DAY: Final = 86_400.0
 _ENDLESS_BYTES, _STOPPED_BYTES = 64 * 1024 * 1024, 24 * 1024 * 1024
 _BOMB_BYTES, _GROWTH_BYTES = 64 * 1024 * 1024, 48 * 1024 * 1024
 _MOST_FETCHES: Final = 6
+# An SDK may count in MiB, and ask for some blocks more.
+_SPARE_BYTES, _ROUNDING_BYTES = 8_000_000, 1_000_000
 
 
 @ROWS.row(
@@ -159,9 +161,13 @@ async def falls_back_from_a_patch(w: World) -> None:
     require(full == 1, f"the full file was fetched {full} times")
 
 
-@ROWS.row(6, "disk full at any write: the old model stays, no exception to the app, and every event is counted")
+@ROWS.row(
+    6,
+    "disk full at any write: the old model stays, no exception to the app, every event is counted;"
+    " disk low: nothing is fetched without room for three times its size and 8 MB",
+)
 async def survives_a_full_disk(w: World) -> None:
-    """Full phones are common; a client that raises takes the app with it. (Low space cannot be faked from outside.)"""
+    """Full phones are common; a client that raises takes the app with it, one that fills the disk takes the phone."""
     await w.launch()
     await w.install(41)
     w.offer(2, w.publisher.release(41), w.publisher.release(42, script(42, size=_LARGE)))
@@ -180,6 +186,21 @@ async def survives_a_full_disk(w: World) -> None:
     stored = sum(len(batch.events) for batch in w.gateway.stored.values())
     lost = ledger.produced - stored - sum(ledger.dropped.values())
     require(lost == 0, f"of {ledger.produced} events {lost} are neither stored nor counted as dropped")
+    await _wants_room(w)
+
+
+async def _wants_room(w: World) -> None:
+    """Last, so that what a driver without `space` does on a full disk is seen nevertheless."""
+    release = w.publisher.release(43, script(43, size=_LARGE))
+    path, wanted = release.downloads[0].path, 3 * release.size + _SPARE_BYTES
+    w.offer(3, w.publisher.release(41), release)
+    await w.phone.process.call("space", free_bytes=wanted - 1)
+    await w.phone.flush()
+    require(not w.gateway.fetched(path), f"{release.size} bytes were fetched with {wanted - 1} free")
+    await w.phone.process.call("space", free_bytes=wanted + _ROUNDING_BYTES)
+    await w.later(_DAY)
+    await w.phone.flush()
+    await w.expect(43, f"with {wanted + _ROUNDING_BYTES} bytes free for {release.size}")
 
 
 async def _undisturbed(w: World, beyond: int) -> None:

@@ -11,7 +11,7 @@ from schemas.releases import Probe, Release
 
 ROWS: Final = Rows[World]()
 _HOUR, _DAY = 3600.0, 86_400.0
-_OLD, _NEW = "iOS 19.1", "iOS 20.0"
+_OLD, _NEXT, _NEW = "iOS 19.1", "iOS 19.2", "iOS 20.0"
 _MOST_DEATHS: Final = 2
 
 
@@ -97,17 +97,33 @@ async def aborts_at_launch(w: World) -> None:
     require(deaths <= 2 * _MOST_DEATHS, f"two releases that abort killed {deaths} of 5 starts")
 
 
-@ROWS.row(11, "load throws: the next best answers in the same launch, and it is not fetched and tried for ever")
+@ROWS.row(
+    11,
+    "load throws: compiled once more from the kept source, as after an OS update; if that throws too, the next best"
+    " answers in the same launch, and it is not fetched and tried for ever",
+)
 async def throws_at_launch(w: World) -> None:
     """A model that an OS update broke must neither silence the app nor be downloaded at each launch."""
     await w.launch(os=_OLD)
     await w.install(41)
-    w.offer(2, w.publisher.release(41), _faulty(w, 42, Fault("load", "fail", os=_NEW)))
+    day_ms = round(_DAY * 1000)
+    faults = (
+        Fault("load", "fail", rots_ms=w.now_ms + day_ms),
+        Fault("load", "crash", rots_ms=w.now_ms + 3 * day_ms, os=_NEXT),
+        Fault("load", "fail", os=_NEW),
+    )
+    w.offer(2, w.publisher.release(41), _faulty(w, 42, *faults))
     await w.phone.flush()
-    await w.expect(42, "before the OS update that breaks it")
+    await w.expect(42, "before what was compiled of it grew old")
     fetched = w.gateway.fetched()
+    for system, when in ((_OLD, "in the launch in which what was compiled throws"), (_NEXT, "after an OS update")):
+        await w.phone.process.call("stop")
+        w.ahead_ms += 2 * day_ms
+        await w.launch(os=system)
+        await w.expect(42, f"{when}, and compiling it again helps")
     await w.relaunch(os=_NEW)
     await w.expect(41, "in the launch in which the load throws")
+    require(w.gateway.fetched() == fetched, "what only had to be compiled again was fetched again")
     for _ in range(3):
         await w.later(_HOUR)
         await w.phone.flush()

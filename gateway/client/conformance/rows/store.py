@@ -19,6 +19,8 @@ ROWS: Final = Rows[World]()
 _HOUR: Final = 3600.0
 _SIZE: Final = 100_000
 _KILLS: Final = 8
+# Two releases with what was compiled of each, and something else.
+_MOST_KEPT: Final = 5
 # Below the ten seconds and more after which clients give up waiting for a network; on a slow machine, so many times
 # what the same takes with a network.
 _FIRST_SECONDS, _SLOWER = 8.0, 5.0
@@ -44,7 +46,7 @@ async def survives_kills(w: World) -> None:
         listed, running = [target], number
     await w.phone.flush()
     kept = sum(path.stat().st_size for path in w.holding(b"x" * 4096))
-    require(kept < 3 * _SIZE, f"after {_KILLS} kills there are {kept} bytes of models, of {_SIZE} each")
+    require(kept < _MOST_KEPT * _SIZE, f"after {_KILLS} kills there are {kept} bytes of models, of {_SIZE} each")
 
 
 async def _killed(w: World, change: int) -> None:
