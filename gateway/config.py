@@ -17,11 +17,11 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
-from msgspec.inspect import FloatType, IntType, LiteralType, Metadata, type_info
 from msgspec.structs import FieldInfo, fields
 
 from gateway import log_bounds
 from gateway.config_kafka import KafkaKeys, contradiction
+from gateway.config_table import allowed, is_secret, markdown_table
 
 PREFIX: Final = "BACKHAUL_"
 FILE_VARIABLE: Final = "BACKHAUL_CONFIG"
@@ -153,6 +153,16 @@ class Config(KafkaKeys, frozen=True, kw_only=True):
         int,
         Meta(ge=64 * KIB, le=16 * GIB, description="bytes that may wait for a commit before batches are answered 503"),
     ] = 64 * MIB
+
+    disk_reserve_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**50,
+            description="how much of its disk the embedded log, or the spool, leaves free: with less, batches are "
+            "answered 503, and what waits can still be drained; at least 128 MiB of it are ClickHouse's, beside one",
+        ),
+    ] = 192 * MIB
 
     clickhouse_url: Annotated[
         str,
@@ -288,36 +298,10 @@ def variable(key: str) -> str:
     return PREFIX + key.upper()
 
 
-def allowed(key: str) -> str:
-    """Say in words which values the key takes."""
-    kind, extra = _kind(key)
-    if isinstance(kind, IntType | FloatType):
-        noun = "a whole number" if isinstance(kind, IntType) else "a number"
-        return f"{noun} from {kind.ge} to {kind.le}"
-    if isinstance(kind, LiteralType):
-        return "one of " + ", ".join(map(str, kind.values))
-    return str(extra["allowed"])
-
-
-def is_secret(key: str) -> bool:
-    """Say whether the key's value must not be printed."""
-    return bool(_kind(key)[1].get("secret"))
-
-
 def shown_value(config: Config, key: str) -> object:
     """Return the key's value as it may be printed."""
     value = getattr(config, key)
-    return "***" if is_secret(key) and value else value
-
-
-def markdown_table() -> str:
-    """Render every key as the Markdown table of deploy/configuration.md."""
-    rows = ["| key | variable | default | allowed | what it is |", "| --- | --- | --- | --- | --- |"]
-    for key, field in KEYS.items():
-        kind, _ = _kind(key)
-        default = _default_text(field.default, in_bytes=isinstance(kind, IntType) and key.endswith("_bytes"))
-        rows.append(f"| `{key}` | `{variable(key)}` | {default} | {allowed(key)} | {_description(key)} |")
-    return "\n".join(rows) + "\n"
+    return "***" if is_secret(KEYS[key]) and value else value
 
 
 def _given(
@@ -360,8 +344,8 @@ def _checked(key: str, value: object, origin: str) -> object:
         # Variables and flags are text, so "12" is a number there; in TOML it is a string and stays one.
         return msgspec.convert(value, field.type, strict=not isinstance(value, str) or origin.startswith("in "))
     except msgspec.ValidationError:
-        shown = "the value given" if is_secret(key) else repr(value)
-        raise ConfigError(f"{key} {origin}: {shown} is not allowed; it must be {allowed(key)}") from None
+        shown = "the value given" if is_secret(field) else repr(value)
+        raise ConfigError(f"{key} {origin}: {shown} is not allowed; it must be {allowed(field)}") from None
 
 
 def _check_together(config: Config) -> None:
@@ -382,29 +366,5 @@ def _check_together(config: Config) -> None:
         raise ConfigError(wrong)
 
 
-def _kind(key: str) -> tuple[object, Mapping[str, object]]:
-    """Return the key's type with its bounds, and what its Meta says beside them."""
-    info = type_info(KEYS[key].type)
-    if isinstance(info, Metadata):
-        return info.type, info.extra or {}
-    return info, {}
-
-
-def _description(key: str) -> str:
-    info = type_info(KEYS[key].type)
-    schema = info.extra_json_schema if isinstance(info, Metadata) else None
-    return str((schema or {})["description"])
-
-
-def _default_text(default: object, *, in_bytes: bool) -> str:
-    if default == "":
-        return "empty"
-    if in_bytes and isinstance(default, int):
-        for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
-            if default and default % unit == 0:
-                return f"`{default}` ({default // unit} {name})"
-    return f"`{default}`"
-
-
 if __name__ == "__main__":
-    sys.stdout.write(markdown_table())
+    sys.stdout.write(markdown_table(KEYS, variable))

@@ -39,7 +39,6 @@ _PATIENCE_SECONDS: Final = 5.0
 _MIB: Final = 1024 * 1024
 _GIB: Final = 1024 * _MIB
 _LOW_DISK_BYTES: Final = 2 * _GIB
-_NO_DISK_BYTES: Final = 128 * _MIB
 _FSYNCS: Final = 5
 # Every acknowledgement waits for one: past this a device's request is mostly waiting for the disk.
 _SLOW_FSYNC_MS: Final = 25.0
@@ -139,8 +138,9 @@ async def _disk(config: Config) -> Finding:
     free = shutil.disk_usage(_existing(config.directory)).free
     taker, most_bytes = ("spool", config.spool_max_bytes) if config.kafka_bootstrap else ("log", config.log_max_bytes)
     text = f"{free / _GIB:.1f} GiB free, of which the {taker} may take {most_bytes / _GIB:.1f} GiB"
-    if free < _NO_DISK_BYTES:
-        return Finding("disk", "fail", text, "free some space: batches will be answered 503")
+    if free <= config.disk_reserve_bytes:  # a log that was emptied fills its file again, and no more
+        text = f"{text}; no more than disk_reserve_bytes is left"
+        return Finding("disk", "fail", text, "free some space: the log's file cannot grow, and full it answers 503")
     held = sum(file.stat().st_size for file in (config.directory / taker).glob("log.db"))
     if free < _LOW_DISK_BYTES or free + held < most_bytes:
         return Finding("disk", "warn", text, f"free some space, or lower {taker}_max_bytes and retention_days")

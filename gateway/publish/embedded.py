@@ -1,7 +1,8 @@
 """The embedded log: a `Sink` on a SQLite file, for one machine and for spilling.
 
 * `publish` costs the event loop an append to a queue; a thread commits, and settles each group in one callback.
-* Bounded twice, else `Unavailable`: the bytes that wait for the disk, and those that wait for the slowest consumer.
+* Bounded, else `Unavailable`: the bytes that wait for the disk, those that wait for the slowest consumer, and what is
+  left free of the disk (`reserve_bytes`), so that a log that has filled it can still be read and trimmed.
 * A publisher that gives up (cancellation) changes nothing for the others; its records may still be stored.
 * Any number of processes may have the same directory open. Use each instance from the event loop that opened it.
 """
@@ -46,10 +47,16 @@ class EmbeddedLog(Sink):
 
     @classmethod
     async def open(
-        cls, directory: Path, *, max_bytes: int, max_pending_bytes: int, clock: Callable[[], float] = time.monotonic
+        cls,
+        directory: Path,
+        *,
+        max_bytes: int,
+        max_pending_bytes: int,
+        reserve_bytes: int = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> Self:
         """Open the log, made where it is missing; `clock` counts seconds. Raises `Unavailable`."""
-        storage = Storage(directory, max_bytes)
+        storage = Storage(directory, max_bytes, reserve_bytes)
         try:
             await asyncio.to_thread(_make_directory, directory)
             await asyncio.to_thread(storage.probe)

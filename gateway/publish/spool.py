@@ -2,8 +2,8 @@
 
 * **Acknowledged is durable**: on Kafka's in-sync brokers, or synced to the spool. Only a spool that is full or whose
   disk fails makes it `Unavailable`, while Kafka is away or what waits in the spool must go there first.
-* `max_bytes` must fit on the disk. One that the spool fills to the last byte has no room for the drain's position, by
-  which space is given back: what waits is drained, but batches are refused, and no gateway starts, until there is room.
+* **A disk that the spool fills recovers alone**: batches are refused while only `reserve_bytes` of it are free, so that
+  there is always room for the drain's position, by which space is given back, and for a gateway's start.
 * **In order**: while anything is in the spool, new batches go behind it. When only a moment's worth is left, new ones
   wait that moment, the rest is moved, and Kafka is written directly again; so the drain ends under any load.
 * **Of one gateway only**: a device that is balanced to another gateway, or worker, while this one spools, overtakes
@@ -58,6 +58,9 @@ class SpoolSettings(Struct, frozen=True, kw_only=True):
     max_pending_bytes: Annotated[
         int, Meta(ge=64 * KIB, le=16 * GIB, description="bytes that may wait for the spool's disk")
     ] = 64 * MIB
+    reserve_bytes: Annotated[
+        int, Meta(ge=0, le=2**50, description="how much of its disk the spool leaves free, to be drained")
+    ] = 192 * MIB
     drain_records_per_second: Annotated[
         int,
         Meta(ge=10, le=10_000_000, description="how fast the spool shrinks once Kafka is back, beside what arrives"),
@@ -120,7 +123,10 @@ class Spool(Sink):
     async def open(cls, directory: Path, kafka: MainSink, settings: SpoolSettings, open_reader: OpenReader) -> Self:
         """Open the spool, made where it is missing, and begin to drain what is in it. Raises `Unavailable`."""
         log = await EmbeddedLog.open(
-            directory, max_bytes=settings.max_bytes, max_pending_bytes=settings.max_pending_bytes
+            directory,
+            max_bytes=settings.max_bytes,
+            max_pending_bytes=settings.max_pending_bytes,
+            reserve_bytes=settings.reserve_bytes,
         )
         try:
             lock = _locked(directory)
@@ -157,8 +163,8 @@ class Spool(Sink):
         if self._log.trouble() is not None:
             return 1.0
         gauges = self._log.gauges()
-        fill = gauges.get("log_bytes", 0.0) / gauges.get("log_max_bytes", 1.0)
-        return max(_LEAST_PRESSURE, min(1.0, fill))
+        held, room = gauges.get("log_bytes", 0.0), max(gauges.get("log_room_bytes", 1.0), 1.0)
+        return max(_LEAST_PRESSURE, held / (held + room))
 
     def trouble(self) -> str | None:
         """Say why neither Kafka nor the spool takes records, or what a person must mend; None when one does.

@@ -5,8 +5,8 @@
 * A new connection stores nothing before the WAL is empty. After an fsync that failed, Linux takes the pages for clean:
   a commit that SQLite finds again in the WAL may never reach the disk, and a power cut would end the WAL there, in
   front of everything that was acknowledged behind it. Copied into the database, the pages are written anew.
-* Charges a request before it stores it, so the pages in use never pass `max_bytes`, whoever else writes. Beside them
-  stands the WAL, some 64 MiB at most unless a reader stops in the middle of a read.
+* Charges a request before it stores it, so the pages in use never pass `max_bytes`, whoever else writes, and the disk
+  keeps its reserve. Beside them stands the WAL, some 64 MiB at most unless a reader stops in the middle of a read.
 """
 
 import sqlite3
@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from gateway.publish import database
 from gateway.publish.floors import floors
+from gateway.publish.reserve import growth_bytes
 from gateway.publish.turn import Turn
 
 _TRIM_RECORDS: Final = 256
@@ -32,10 +33,26 @@ class StorageError(Exception):
     """The file cannot be opened, read or written."""
 
 
+class Room(NamedTuple):
+    """How many bytes of records still fit, and whether it is the disk that sets it, not `max_bytes`."""
+
+    bytes: int
+    set_by_disk: bool
+
+
+class Stored(NamedTuple):
+    """What became of each request, in which room, and how many old records were trimmed."""
+
+    fits: list[bool]
+    room: Room
+    trimmed: int
+
+
 class Extent(NamedTuple):
-    """What the file holds: bytes in use, and by topic the oldest offset there and the next to be given out."""
+    """What the file holds: bytes in use, room, and by topic the oldest offset there and the next to be given out."""
 
     live_bytes: int
+    room: "Room"
     oldest: Mapping[str, int]
     ends: Mapping[str, int]
 
@@ -43,25 +60,26 @@ class Extent(NamedTuple):
 class Storage:
     """One connection for one thread at a time. Every method but `close` raises `StorageError`."""
 
-    def __init__(self, directory: Path, max_bytes: int) -> None:
+    def __init__(self, directory: Path, max_bytes: int, reserve_bytes: int) -> None:
         self._directory = directory
         self._max_bytes = max_bytes
+        self._reserve_bytes = reserve_bytes
         self._turn: Turn | None = None
         self._connection: sqlite3.Connection | None = None
         self._identity = ""
         self._floors: Mapping[str, int] = {}
         self._wal_bytes = 0
 
-    def store(self, requests: Sequence[Rows]) -> tuple[list[bool], int]:
-        """Store the requests that fit, in one transaction with a step of trimming; say which, and how many trimmed."""
+    def store(self, requests: Sequence[Rows]) -> Stored:
+        """Store the requests that fit, in one transaction with a step of trimming."""
         with self._writing() as connection:
-            room = self._max_bytes - database.live_bytes(connection)
-            fits, columns = _admit(requests, room)
+            room = self._room(connection)
+            fits, columns = _admit(requests, room.bytes)
             for topic, values in columns.items():
                 database.append(connection, topic, values)
             steps = max(_TRIM_RECORDS, 2 * sum(map(len, requests)))  # so that trimming always outruns publishing
             trimmed = [database.trim(connection, t, floor, steps, _TRIM_BYTES) for t, floor in self._floors.items()]
-            return fits, sum(trimmed)
+            return Stored(fits, room, sum(trimmed))
 
     def probe(self) -> None:
         """Write and sync a page."""
@@ -72,7 +90,8 @@ class Storage:
         """Look at the file and at the consumers' positions, which set how far the next steps trim."""
         with self._failing() as connection:
             ends = database.next_offsets(connection)
-            extent = Extent(database.live_bytes(connection), database.oldest_offsets(connection, ends), ends)
+            live, room = database.live_bytes(connection), self._room(connection)
+            extent = Extent(live, room, database.oldest_offsets(connection, ends), ends)
             self._floors = floors(self._directory, self._identity, ends)
         return extent
 
@@ -92,6 +111,13 @@ class Storage:
         if self._turn is not None:
             self._turn.close()
             self._turn = None
+
+    def _room(self, connection: sqlite3.Connection) -> Room:
+        live, size = database.live_bytes(connection), database.size_bytes(connection)
+        bound = self._max_bytes - live
+        growth = growth_bytes(self._directory / database.FILE_NAME, size, self._reserve_bytes)
+        on_disk = growth + size - live  # free pages are filled before the file grows
+        return Room(min(bound, on_disk), on_disk < bound)
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:

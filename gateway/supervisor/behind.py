@@ -6,6 +6,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, Literal
 
 import aiohttp
@@ -16,6 +17,8 @@ from consumers.kafka_fetch import Recreated
 from consumers.lag import KafkaLags, Lag, file_bytes, file_lags
 from consumers.source import SourceError
 from gateway.config import Config
+from gateway.publish.database import FILE_NAME
+from gateway.publish.reserve import fill
 from gateway.publish.spool import ASIDE
 from gateway.publish.spool_drain import CONSUMER as DRAIN
 from gateway.supervisor import runfile
@@ -68,33 +71,38 @@ async def spool_behind(config: Config) -> Behind:
     for directory in spools(config.directory).values():
         try:
             lags += await asyncio.to_thread(file_lags, directory, DRAIN)
-            held_bytes = await asyncio.to_thread(file_bytes, directory)
-        except SourceError as error:
+            most_bytes = share_of(config).spool_max_bytes
+            full = max(full, await asyncio.to_thread(_fill, directory, most_bytes, config.disk_reserve_bytes))
+        except (SourceError, OSError) as error:
             return Behind("fail", f"a spool cannot be read: {error}", "see data and disk")
-        full = max(full, held_bytes / share_of(config).spool_max_bytes)
         aside += sum(1 for _ in (directory / ASIDE).glob("*.json"))
     text = _waiting(lags) + (f"; {full:.0%} full" if lags else "")
     if aside:
         advice = f"they stand whole under {config.directory}: raise the limit of their topic, and see `dead-letters`"
         return Behind("warn", f"{text}; {aside} records were too large for Kafka and are put aside", advice, lags)
     if full > _NEARLY_FULL:
-        return Behind("fail", text, "bring Kafka back, or raise spool_max_bytes: a full spool answers 503", lags)
+        return Behind("fail", text, "bring Kafka back; a full spool answers 503: see disk and spool_max_bytes", lags)
     if max(map(_age_seconds, lags), default=0.0) > config.lag_warn_seconds:
         return Behind("warn", text, "see kafka", lags)
     return Behind("ok", text, "", lags)
 
 
+def _fill(directory: Path, max_bytes: int, reserve_bytes: int) -> float:
+    """Say how full a log is. Raises `SourceError` or OSError."""
+    return fill(directory / FILE_NAME, file_bytes(directory), max_bytes, reserve_bytes)
+
+
 async def _of_file(config: Config) -> Behind:
     try:
         lags = await asyncio.to_thread(file_lags, config.directory / "log", WAREHOUSE)
-        held_bytes = await asyncio.to_thread(file_bytes, config.directory / "log")
-    except SourceError as error:
+        full = await asyncio.to_thread(_fill, config.directory / "log", config.log_max_bytes, config.disk_reserve_bytes)
+    except (SourceError, OSError) as error:
         return Behind("fail", f"the log cannot be read: {error}", "see data and disk")
     if not lags:
         return Behind("warn", "there is no log yet", "`backhaul serve` makes it")
-    if held_bytes > _NEARLY_FULL * config.log_max_bytes:
-        text = f"{_waiting(lags)}; the log is {held_bytes / config.log_max_bytes:.0%} full"
-        return Behind("fail", text, "see clickhouse, or raise log_max_bytes: a full log answers 503", lags)
+    if full > _NEARLY_FULL:
+        text = f"{_waiting(lags)}; the log is {full:.0%} full"
+        return Behind("fail", text, "see clickhouse and disk, or raise log_max_bytes: a full log answers 503", lags)
     return judged(config, lags, await _trouble(config))
 
 

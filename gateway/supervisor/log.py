@@ -44,7 +44,10 @@ async def open_log(config: Config, *, spooling: bool = True, worker: int = 1) ->
     kafka = config.kafka
     if kafka is None:
         log = await EmbeddedLog.open(
-            config.directory / "log", max_bytes=config.log_max_bytes, max_pending_bytes=config.log_pending_max_bytes
+            config.directory / "log",
+            max_bytes=config.log_max_bytes,
+            max_pending_bytes=config.log_pending_max_bytes,
+            reserve_bytes=config.disk_reserve_bytes,
         )
         return Log(log, _none)
     spool = spool_of(config.directory, worker) if spooling and config.spool == "on" else None
@@ -68,6 +71,7 @@ async def _open_kafka(config: Config, kafka: KafkaSettings, directory: Path | No
     kept = SpoolSettings(
         max_bytes=config.spool_max_bytes,
         max_pending_bytes=config.log_pending_max_bytes,
+        reserve_bytes=config.disk_reserve_bytes,
         drain_records_per_second=config.spool_drain_records_per_second,
         stuck_seconds=config.spool_stuck_seconds,
     )

@@ -45,6 +45,7 @@ _LEAVE_SECONDS: Final = 40.0
 _FIRST_ANSWER_SECONDS: Final = 60.0
 _KEEPER_SECONDS: Final = 0.5
 _LOG_MB: Final = 96
+_RESERVE_BYTES: Final = 32 * 1024 * 1024
 _CLICKHOUSE_MB: Final = 1024
 # Below what the server keeps free, so that it has begun nothing when the disk is full to the last byte.
 _WARNING_MB: Final = 64
@@ -115,7 +116,7 @@ class System:
         else:
             self._clickhouse = self._directory / "A" / "clickhouse"
             self._disk("clickhouse", self._clickhouse, _CLICKHOUSE_MB, _WARNING_MB)
-            await self._serve("A", {"refresh_seconds": 0.5})
+            await self._serve("A", {"refresh_seconds": 0.5, "disk_reserve_bytes": _RESERVE_BYTES})
         self._keeper = asyncio.create_task(self._keep_running())
         app_key = await create_app(Store.open(f"file://{self._directory / 'A' / 'store'}"), "campaign", 1)
         await asyncio.sleep(1.0)  # until every gateway has seen the app
@@ -142,6 +143,7 @@ class System:
         await self._way("clickhouse", self._clickhouse_port)
         return {
             "refresh_seconds": 0.5,
+            "disk_reserve_bytes": _RESERVE_BYTES,
             "kafka_bootstrap": self.bootstrap,
             "kafka_partitions": _PARTITIONS,
             "kafka_group": _GROUP,

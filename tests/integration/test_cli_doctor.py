@@ -6,6 +6,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.cli import main
 from gateway.config import Config
@@ -122,6 +123,14 @@ def test_the_packages_are_counted_for_people_and_listed_for_programs(
     assert any(item.startswith("aiohttp ") for item in findings(capsys)["packages"]["items"])
 
 
+def test_a_disk_with_no_more_than_its_reserve_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BACKHAUL_DISK_RESERVE_BYTES", str(2**50))
+    assert main(["doctor", "--data", str(tmp_path), "--json"]) == 1
+    assert findings(capsys)["disk"]["state"] == "fail"
+
+
 def test_brokers_that_do_not_answer_are_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--data", str(tmp_path), "--kafka", "127.0.0.1:1", "--json"]) == 1
     found = findings(capsys)["kafka"]
@@ -141,6 +150,8 @@ async def test_a_spool_that_waits_for_kafka_is_told_of_and_what_was_put_aside(tm
     found = await spool_behind(config)
     assert found.state == "warn"
     assert found.text.startswith("3 records wait, the oldest for ")
+    no_room = replace(config, disk_reserve_bytes=2**50)
+    assert (await spool_behind(no_room)).text.endswith("100% full")
     await log.publish([batch_record(str(uuid.UUID(int=2)), b"x" * 100_000, about)] * 50)
     assert (await spool_behind(config)).state == "fail"
     await log.close()

@@ -133,6 +133,21 @@ async def test_nothing_is_trimmed_that_some_consumer_has_not_read(
     await slow.close()
 
 
+@pytest.mark.parametrize(("size", "records"), [(300, 60_000), (4_700, 12_000)])
+async def test_trimming_alone_keeps_the_wal_short(open_log: Open, tmp_path: Path, size: int, records: int) -> None:
+    log = await open_log(max_bytes=512 * MIB, max_pending_bytes=64 * MIB)
+    source = await EmbeddedSource.open(tmp_path / "log", "reader")
+    for _ in range(0, records, 1000):
+        await log.publish([batch(b"x" * size)] * 1000)
+    with sqlite3.connect(tmp_path / "log/log.db", isolation_level=None) as other:
+        assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+    other.close()
+    await source.commit(BATCHES, 0, records)
+    await eventually(lambda: log.gauges().get("log_batches_oldest_offset") == records)
+    assert (tmp_path / "log/log.db-wal").stat().st_size < 12 * MIB
+    await source.close()
+
+
 async def test_offsets_go_on_after_everything_was_trimmed_and_the_log_reopened(
     open_log: Open, source: EmbeddedSource
 ) -> None:

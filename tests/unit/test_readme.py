@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from gateway.cli import _parser as parser
-from gateway.config import markdown_table
+from gateway.config import KEYS, variable
+from gateway.config_table import markdown_table
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -17,7 +18,7 @@ def test_the_markdown_table_is_the_one_that_the_code_makes() -> None:
     _, _, rest = page.partition("<!-- configuration: made by python -m gateway.config -->\n")
     shown, end, _ = rest.partition("<!-- end of configuration -->")
     assert end
-    assert shown.strip() == markdown_table().strip()
+    assert shown.strip() == markdown_table(KEYS, variable).strip()
 
 
 def test_every_dependency_says_what_it_is_for() -> None:

@@ -2,7 +2,8 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from gateway.publish.kafka import TooLarge
 from gateway.publish.spool import MainSink, Spool, SpoolSettings
 from schemas.records import BatchHeaders, DeadLetter, Record, StoredRecord, batch_record
 from schemas.topics import BATCHES, DEAD_LETTERS
+from tests.campaign.disks import Disk
 
+MIB = 1024 * 1024
 LARGE = 100_000
 
 
@@ -86,6 +89,11 @@ async def open_spool(tmp_path: Path) -> AsyncIterator[Opener]:
 
 def batch(number: int) -> Record:
     return Record(BATCHES, b"device", b"%d" % number, (("app", b"shop"),))
+
+
+async def fill_with(spool: Spool, record: Record) -> None:
+    while True:
+        await asyncio.gather(*(spool.publish([record]) for _ in range(50)))
 
 
 async def fill(spool: Spool) -> None:
@@ -198,6 +206,42 @@ async def test_a_full_spool_is_unavailable_until_it_has_drained(open_spool: Open
     await until(lambda: is_direct(spool))
     await spool.publish([batch(-1)])
     assert spool.trouble() is None
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = Disk.mount(tmp_path / "spool", 96)
+    if disk is None:
+        pytest.skip("file systems may not be mounted here: no disk that a spool can fill")
+    yield tmp_path / "spool"
+    disk.unmount(keep=False)
+
+
+@pytest.mark.parametrize("size", [4000, 500_000])
+async def test_a_disk_that_the_spool_fills_recovers_alone(small_disk: Path, open_spool: Opener, size: int) -> None:
+    broker = Broker()
+    broker.largest[BATCHES] = MIB
+    settings = {"max_bytes": 1 << 40, "reserve_bytes": 64 * MIB, "drain_records_per_second": 10_000_000}
+    spool = await open_spool(broker, **settings)
+    broker.up.clear()
+    record = Record(BATCHES, b"device", b"x" * size)
+    with pytest.raises(Unavailable, match="all that its disk has but the reserve"):
+        await fill_with(spool, record)
+    stored = int(spool.gauges()["spool_stored_records"])
+    assert stored > 50
+    assert spool.trouble()
+    assert spool.pressure() > 0.9
+    await spool.close()
+    again = await open_spool(broker, **settings)  # a gateway that was killed then
+    broker.up.set()
+    await until(lambda: is_direct(again) and again.gauges().get("spool_trimmed", 0) >= stored)
+    assert again.trouble() is None
+    broker.up.clear()
+    for _ in range(0, stored - 100, 50):
+        await asyncio.gather(*(again.publish([record]) for _ in range(50)))
+    gauges = again.gauges()
+    assert (gauges["spool_errors"], gauges["spool_drained_records"] >= stored) == (0, True)
+    assert shutil.disk_usage(small_disk).free > 0
 
 
 async def test_a_spool_left_full_is_drained_at_the_next_start_and_first(open_spool: Opener) -> None:
