@@ -16,6 +16,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -39,6 +40,7 @@ from gateway.supervisor.ports import free_port
 
 _PARTS: Final = Path(__file__).resolve().parent / "kafka"
 _JARS: Final = "kafka-4.1.1"
+_JAVA_VERSION: Final = 17
 _JAVA_OPTIONS: Final = (
     "-Xms64m",
     "-Xmx320m",
@@ -58,8 +60,14 @@ class LocalKafkaError(Exception):
 
 def missing() -> str | None:
     """Say what this machine lacks to run a broker; None when it has all."""
-    if shutil.which("java") is None:
+    if (java := shutil.which("java")) is None:
         return "java is not installed"
+    said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)  # noqa: S603 - a constant
+    version = re.search(r'version "(?:1\.)?(\d+)', said.stderr + said.stdout)
+    if said.returncode or version is None:
+        return "java does not run"
+    if int(version[1]) < _JAVA_VERSION:
+        return f"java is version {version[1]}, and Kafka needs {_JAVA_VERSION}"
     if shutil.which("mvn") is None and not _cached_jars().is_dir():
         return "mvn is not installed, and the jars are not in the cache"
     return None
@@ -95,7 +103,8 @@ def _java(*arguments: str) -> list[str]:
 def _run(command: Sequence[str], failure: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     if done.returncode:
-        raise LocalKafkaError(f"{failure}: {(done.stderr or done.stdout).strip()[-2000:]}")
+        said = re.sub(r"\x1b\[[0-9;]*m", "", done.stderr + done.stdout)  # Maven colours even what it does not say
+        raise LocalKafkaError(f"{failure}: {said.strip()[-2000:]}")
 
 
 @dataclass(frozen=True, slots=True)

