@@ -10,10 +10,10 @@ The life of an event, and what is promised at each step:
    fixed on disk before it is sent, and sent as that, dated anew each time, until it is answered; one sender per
    device.* With low power only `background` flushes; on an expensive network large downloads wait.
 4. **Answer** (`transport`, `policy`). *A batch is forgotten only after the reply to it, or when the contract says so.*
-5. **Update** (`verify`, `updates`, `slot`, `kept`, `state`, `downloads`, `artifacts`, `compiled`). A reply may bring a
-   signed catalogue and say what to use of it. *Nothing runs that is not listed, whole, and proven here, by its probes
-   and then by its first real predictions; a release that kills its process gets two starts, whether it dies in the load
-   or in those; what is revoked stops in this session.*
+5. **Update** (`verify`, `updates`, `slot`, `kept`, `state`, `tries`, `downloads`, `artifacts`, `compiled`). A reply may
+   bring a signed catalogue and say what to use of it. *Nothing runs that is not listed, whole, and proven here, by its
+   probes and then by its first real predictions; a release that kills its process gets two starts, whether it dies in
+   the load or in those; what is revoked stops in this session.*
 
 Times and dice come through `clock` and `random.Random`; models run behind the port in `runtimes`. `sync` is the same
 for programs without asyncio.

@@ -41,7 +41,7 @@ class Artifacts:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self._models / digest)
-        _sync_directory(self._models)
+        sync_directory(self._models)
 
     def part(self, digest: str) -> "Part":
         """Return the unfinished download of these wire bytes. Raises OSError."""
@@ -109,7 +109,8 @@ def free_bytes(directory: Path) -> int:
     return shutil.disk_usage(directory).free
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Make the names in it outlive power. Raises OSError."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -37,6 +37,7 @@ from gateway.client.static import StaticSource
 from gateway.client.storage import Storage, StorageFailed
 from gateway.client.timer import FlushTimer
 from gateway.client.transport import Transport
+from gateway.client.tries import Tries
 from gateway.client.trust import Trust
 from gateway.client.updates import Updates
 from gateway.client.verify import named_keys
@@ -166,6 +167,7 @@ class Client:
             queue=self._queue,
             artifacts=artifacts,
             compiled=Compiled(self._runtime, self._directory, context),
+            tries=Tries(self._directory),
             clock=self._clock,
             expiry_clock=self._expiry_clock,
         )

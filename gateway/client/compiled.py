@@ -15,6 +15,7 @@ from typing import Final
 
 from gateway.client.artifacts import delete_others
 from gateway.client.runtimes import Compiling, Model, Runtime
+from gateway.client.tries import Try
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +31,16 @@ class Compiled:
         self._forms = directory / "compiled"
         self._context = context
 
-    def load(self, digest: str, data: bytes, *, anew: bool = False) -> Model:
+    def load(self, digest: str, data: bytes, tried: Try, *, anew: bool = False) -> Model:
         """Load an artifact by its form, which is made if it is not here. Raises what the runtime raises."""
         if not isinstance(self._runtime, Compiling):
             return self._runtime.load(data)
-        form = None if anew else self._read(digest, self._runtime.compiler)
+        with tried.aside():
+            form = None if anew else self._read(digest, self._runtime.compiler)
         if form is None:
             form = self._runtime.compile(data)
-            self._write(digest, self._runtime.compiler, form)
+            with tried.aside():
+                self._write(digest, self._runtime.compiler, form)
         return self._runtime.load(form)
 
     def sweep(self, artifacts: Set[str]) -> None:

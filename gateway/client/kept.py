@@ -2,12 +2,14 @@
 
 * A change and its events are one durable transaction; memory follows only when that is written. Only what must stop (a
   revoked release, one that crashes) stops in memory even when the disk refuses.
-* A load is counted on disk before it begins, and so is each prediction of a trial: a process that dies in it is counted
-  too, and never more than twice.
+* A load is marked before it begins, and so is each prediction of a trial: a process that dies in it is counted, and
+  never more than twice.
+* A change is made to what is written, not to what this process remembers: another one may have written the rest.
 """
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +22,7 @@ from gateway.client.compiled import Compiled
 from gateway.client.queue import Queue
 from gateway.client.state import Attempt, ModelState
 from gateway.client.storage import StorageFailed, read_state, write_state
+from gateway.client.tries import Kind, Tries, Try
 from gateway.client.trust import Trust
 from gateway.client.verify import read_again
 from schemas.releases import Catalogue, Release
@@ -47,6 +50,7 @@ class Ground:
     queue: Queue
     artifacts: Artifacts
     compiled: Compiled
+    tries: Tries
     clock: Clock
     expiry_clock: Clock
 
@@ -151,30 +155,37 @@ class Kept:
         state = rules.with_attempt(self.state, entry.sha256, attempt)
         self.move(state, self.event("failed", entry.release, detail), anyway=True)
 
-    def begin(self, release: int, sha256: str, *, last_resort: bool = False) -> bool:
-        """Count a load before it begins. Return whether it may begin.
-
-        Without the count on disk it may not, but for the bundle, the last resort: without it nothing would decide.
-        """
-        attempt = self.attempt(sha256)
-        if rules.crashed_too_often(attempt):
+    def may_load(self, release: int, sha256: str) -> bool:
+        """Say whether an artifact may be loaded; one that has ended too many processes is left alone from now on."""
+        if self.blocked(sha256):
+            return False
+        if rules.crashed_too_often(self.deaths(sha256)):
             self.quarantine(release, sha256, "crashed")
             return False
-        if rules.blocked(attempt, self._ground.now_ms()):
-            return False
-        return self.move(rules.with_attempt(self.state, sha256, rules.started(attempt))) or last_resort
+        return True
+
+    def deaths(self, sha256: str) -> int:
+        """Return how many processes have died of an artifact here, since its last load or quarantine."""
+        return self._ground.tries.deaths(sha256, self._tried_as(sha256))
+
+    def trying(self, sha256: str, kind: Kind) -> AbstractContextManager[Try]:
+        """Mark a try, so that a process which dies in it is counted."""
+        return self._ground.tries.marked(sha256, self._tried_as(sha256), kind, durable=kind == "load")
 
     def came_back(self, sha256: str) -> None:
-        """Note that a load did not crash: where the disk refuses, too, or its refusals would count as crashes."""
-        attempt = rules.came_back(self.attempt(sha256))
-        self.move(rules.with_attempt(self.state, sha256, attempt), anyway=True, durable=False)
+        """Note that a load did not crash: what died in one before did so by chance."""
+        self._ground.tries.forgive(sha256, self._tried_as(sha256), "load")
+        before = self.attempt(sha256)
+        if before != (attempt := rules.came_back(before)):
+            self.move(rules.with_attempt(self.state, sha256, attempt), anyway=True, durable=False)
+
+    def _tried_as(self, sha256: str) -> str:
+        """Name what deaths count for: the SDK, the system, and the tries since the last quarantine."""
+        attempt = self.attempt(sha256)
+        return f"{attempt.context}|{attempt.quarantines}"
 
     def proven(self, sha256: str) -> bool:
         return rules.proven(self.attempt(sha256))
-
-    def ask(self, sha256: str) -> None:
-        """Count a prediction of the trial before it is asked. A disk that refuses that refuses the next load, too."""
-        self._count(sha256, rules.asked)
 
     def answered(self, sha256: str) -> None:
         """Note that it came back."""

@@ -10,7 +10,7 @@
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import cast
 
@@ -21,11 +21,16 @@ from gateway.client import state as rules
 from gateway.client.bundled import Bundled
 from gateway.client.kept import Ground, Kept
 from gateway.client.running import NOTHING, LoadFailed, NoAnswer, Running, load
+from gateway.client.runtimes import Model
 from schemas.releases import Release
 from schemas.versions import os_can_run, satisfies
 from schemas.wire import Have, Source, Use
 
 logger = logging.getLogger(__name__)
+
+
+class NotMarked(Exception):
+    """A load that a disk does not let us mark, and that is not the last resort."""
 
 
 class Choice(Struct, frozen=True):
@@ -82,8 +87,8 @@ class Slot:
         running, kept = self.running, self.kept
         if running.source in ("bundled", "none") or kept.proven(running.sha256):
             return running.score(signals)
-        kept.ask(running.sha256)
-        score = running.score(signals)
+        with kept.trying(running.sha256, "prediction"):  # a disk that refuses the mark refuses the next load, too
+            score = running.score(signals)
         kept.answered(running.sha256)
         return score
 
@@ -132,18 +137,23 @@ class Slot:
     def load(self, data: bytes, entry: Release | None, source: Source, *, anew: bool = False) -> Running:
         """Load and prove an artifact, compiled `anew` or not; changes nothing here, so it may run in a thread.
 
-        Raises `LoadFailed`.
+        Raises `LoadFailed`, and `NotMarked` for all but the bundle: the last resort, without it nothing would decide.
         """
+        digest = self.bundled.sha256 if entry is None else entry.sha256
+        with self.kept.trying(digest, "load") as tried:
+            if not tried.marked and entry is not None:
+                raise NotMarked
+            return self._loaded(partial(self._ground.compiled.load, digest, data, tried, anew=anew), entry, source)
+
+    def _loaded(self, build: Callable[[], Model], entry: Release | None, source: Source) -> Running:
         bundled = self.bundled
-        sha256 = bundled.sha256 if entry is None else entry.sha256
-        build = partial(self._ground.compiled.load, sha256, data, anew=anew)
         if entry is None:
             terms = self._bundled_entry()
             return load(
                 build,
                 release=bundled.release,
                 source=source,
-                sha256=sha256,
+                sha256=bundled.sha256,
                 parameters=terms.parameters if terms is not None else bundled.parameters,
                 inputs=bundled.inputs,
                 probes=(),
@@ -153,7 +163,7 @@ class Slot:
             build,
             release=entry.release,
             source=source,
-            sha256=sha256,
+            sha256=entry.sha256,
             parameters=entry.parameters,
             inputs=entry.inputs or bundled.inputs,
             probes=entry.probe,
@@ -185,8 +195,8 @@ class Slot:
         if code is not None or data is None:
             kept.forget(choice.release, choice.sha256, code or "artifact_missing")
             return None
-        doubtful = kept.attempt(choice.sha256).starts > 0
-        if not kept.begin(choice.release, choice.sha256, last_resort=entry is None):
+        doubtful = kept.deaths(choice.sha256) > 0
+        if not kept.may_load(choice.release, choice.sha256):
             return None
         try:
             running = self._built(data, choice, anew=doubtful)
@@ -196,6 +206,9 @@ class Slot:
                 kept.forget(choice.release, choice.sha256, error.code)
             else:  # it has worked here before, so it may again
                 kept.quarantine(choice.release, choice.sha256, error.code)
+            return None
+        except NotMarked:
+            logger.warning("%s: release %d waits for a disk that takes its mark", kept.model, choice.release)
             return None
         kept.came_back(choice.sha256)
         return running

@@ -2,10 +2,10 @@
 
 * Pure: a state and the time go in, a state comes out; `updates` makes each change and its event one transaction.
 * The number and the floor only rise. What is not listed, or is below the floor, never runs.
-* Two starts that did not come back put an artifact in quarantine, for 1 day, then 4, 16 and at most 30: two unrelated
-  kills of the app during a load look the same as a crash, so it must end.
+* Two tries that ended their process (`tries` tells them from other deaths) put an artifact in quarantine, for 1 day,
+  then 4, 16 and at most 30: two unrelated kills of the app during a load look the same as a crash, so it must end.
 * What loads and answers its probes may still end the process over a real input, so the first predictions of a release
-  on this SDK and system are its trial: counted like starts, until so many have come back that it is proven.
+  on this SDK and system are its trial: marked like loads, until so many have come back that it is proven.
 * A failed fetch is tried again after 1 minute, then 4, 16 and so on up to a day, and no more after six; a model that
   cannot be loaded or answers wrongly is not tried again. Another SDK or system version starts afresh.
 """
@@ -29,17 +29,14 @@ _MOST_FETCHES: Final = 6
 class Attempt(Struct, frozen=True, omit_defaults=True):
     """What was tried with one artifact on one SDK and system (`context`).
 
-    `starts` counts loads that have begun and not come back, `asked` such predictions of the trial, `answers` those that
-    have; `until_ms` ends a pause.
+    `answers` counts the predictions of the trial; `until_ms` ends a pause.
     """
 
     context: str
-    starts: int = 0
     fetches: int = 0
     quarantines: int = 0
     until_ms: int = 0
     hopeless: bool = False
-    asked: int = 0
     answers: int = 0
 
 
@@ -78,8 +75,8 @@ def blocked(attempt: Attempt, now_ms: int) -> bool:
     return attempt.hopeless or 0 < attempt.until_ms - now_ms <= _LONGEST_QUARANTINE_MS
 
 
-def crashed_too_often(attempt: Attempt) -> bool:
-    return attempt.starts + attempt.asked >= MOST_STARTS
+def crashed_too_often(deaths: int) -> bool:
+    return deaths >= MOST_STARTS
 
 
 def proven(attempt: Attempt) -> bool:
@@ -87,21 +84,12 @@ def proven(attempt: Attempt) -> bool:
     return attempt.answers >= TRIAL_ANSWERS
 
 
-def asked(attempt: Attempt) -> Attempt:
-    return msgspec.structs.replace(attempt, asked=attempt.asked + 1)
-
-
 def answered(attempt: Attempt) -> Attempt:
-    """Note that a prediction came back: that one only, since other inputs may still end the process."""
-    return msgspec.structs.replace(attempt, asked=max(0, attempt.asked - 1), answers=attempt.answers + 1)
-
-
-def started(attempt: Attempt) -> Attempt:
-    return msgspec.structs.replace(attempt, starts=attempt.starts + 1, until_ms=0)
+    return msgspec.structs.replace(attempt, answers=attempt.answers + 1)
 
 
 def came_back(attempt: Attempt) -> Attempt:
-    return msgspec.structs.replace(attempt, starts=0, fetches=0)
+    return msgspec.structs.replace(attempt, fetches=0, until_ms=0)
 
 
 def quarantined(attempt: Attempt, now_ms: int) -> Attempt:
@@ -120,7 +108,7 @@ def fetch_failed(attempt: Attempt, now_ms: int, *, wrong_bytes: bool) -> Attempt
 
 
 def load_failed(attempt: Attempt) -> Attempt:
-    return msgspec.structs.replace(attempt, starts=0, hopeless=True)
+    return msgspec.structs.replace(attempt, hopeless=True)
 
 
 def listed(catalogue: Catalogue | None, floor: int, number: int) -> Release | None:

@@ -24,7 +24,7 @@ from gateway.client import state as rules
 from gateway.client.downloads import Downloads, FetchCode, Fetched, FetchFailed, wire_name
 from gateway.client.kept import Ground
 from gateway.client.running import LoadFailed, Running
-from gateway.client.slot import Slot
+from gateway.client.slot import NotMarked, Slot
 from gateway.client.verify import signature_code, verify
 from schemas.releases import Release
 from schemas.wire import CatalogueNews, Have, ModelEvent, Reply, Use
@@ -156,11 +156,10 @@ class Updates:
         wanted = [state.candidate for state in states if state.candidate is not None]
         wanted += [each.entry for each in self._wanted.values()]
         artifacts = {entry.sha256 for entry in wanted}.union(*(rules.kept_artifacts(state) for state in states))
-        self._ground.compiled.sweep(artifacts | {slot.bundled.sha256 for slot in self._slots.values()})
-        self._ground.artifacts.sweep(
-            artifacts,
-            {wire_name(way) for entry in wanted for way in entry.downloads},
-        )
+        shipped = {slot.bundled.sha256 for slot in self._slots.values()}
+        self._ground.artifacts.sweep(artifacts, {wire_name(way) for entry in wanted for way in entry.downloads})
+        self._ground.compiled.sweep(artifacts | shipped)
+        self._ground.tries.sweep(artifacts | shipped)
 
     def _time(self, server_ms: int | None) -> int:
         catalogues = [slot.kept.catalogue for slot in self._slots.values()]
@@ -250,13 +249,16 @@ class Updates:
         return slot.unsupported(entry)
 
     async def _switch(self, slot: Slot, entry: Release, data: bytes) -> None:
-        if not slot.kept.begin(entry.release, entry.sha256):
+        if not slot.kept.may_load(entry.release, entry.sha256):
             return
         began = perf_counter()
         try:
             running = await asyncio.to_thread(slot.load, data, entry, slot.source_of(entry))
         except LoadFailed as error:
             slot.kept.load_failed(entry.release, entry.sha256, error.code)
+            return
+        except NotMarked:  # the answer to the next flush asks for it again
+            logger.warning("release %d waits for a disk that takes the mark of its load", entry.release)
             return
         _activate(slot, entry, running, ms=(perf_counter() - began) * 1000)
 

@@ -90,11 +90,14 @@ def test_a_bad_network_is_always_asked_again_and_wrong_bytes_six_times() -> None
     assert network.until_ms == DAY_MS
 
 
-def test_a_load_that_does_not_come_back_is_counted_to_two() -> None:
-    attempt = rules.started(Attempt("c"))
-    assert not rules.crashed_too_often(attempt)
-    assert rules.crashed_too_often(rules.started(attempt))
-    assert not rules.crashed_too_often(rules.came_back(rules.started(attempt)))
+def test_two_deaths_are_enough_and_one_is_not() -> None:
+    assert [rules.crashed_too_often(deaths) for deaths in range(4)] == [False, False, True, True]
+
+
+def test_a_load_that_came_back_ends_every_pause_but_no_verdict() -> None:
+    paused = rules.fetch_failed(Attempt("c", answers=2), 0, wrong_bytes=False)
+    assert rules.came_back(paused) == Attempt("c", answers=2)
+    assert rules.came_back(rules.load_failed(Attempt("c"))).hopeless
 
 
 def test_an_attempt_elsewhere_counts_for_nothing_here() -> None:
@@ -104,7 +107,7 @@ def test_an_attempt_elsewhere_counts_for_nothing_here() -> None:
 
 
 def test_a_state_survives_being_written() -> None:
-    state = ModelState(document=b"\x00", number=3, use=5, active=release(5), attempts={"a": Attempt("c", starts=1)})
+    state = ModelState(document=b"\x00", number=3, use=5, active=release(5), attempts={"a": Attempt("c", answers=1)})
     assert msgspec.json.decode(msgspec.json.encode(state), type=ModelState) == state
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
+import sys
 from typing import TYPE_CHECKING
 
-import aiohttp
 import pytest
 
 from tests.integration.client.conftest import CompilingRuntime
@@ -14,6 +16,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.integration.client.conftest import World
+
+DIES_IN_A_LOAD = """
+import os, signal, sys
+from pathlib import Path
+from gateway.client.tries import Tries
+with Tries(Path(sys.argv[1])).marked(sys.argv[2], sys.argv[3], "load"):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 @pytest.fixture
@@ -79,19 +89,13 @@ async def test_what_does_not_load_compiled_anew_either_gives_way_and_is_quaranti
 async def test_a_launch_after_one_that_did_not_come_back_compiles_again(
     world: World, runtime: CompilingRuntime
 ) -> None:
-    class Killed(BaseException):
-        """Ends the process, as far as the client can tell."""
-
-    def die(compilation: int) -> bool:
-        raise Killed
-
-    runtime.rots = die
-    async with aiohttp.ClientSession() as session:
-        dying = world.client(session=session)
-        with pytest.raises(Killed):
-            await dying.open()
-        dying._storage.close()
-    runtime.rots = lambda compilation: False
+    async with world.client() as client:
+        [form] = [path for path in forms(world) if path.name != world.bundle.sha256]
+        context = client._slots["upsell"].kept._tried_as(form.name)
+    died = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", DIES_IN_A_LOAD, str(world.directory), form.name, context)
+    )
+    assert await died.wait() == -signal.SIGKILL
     async with world.client() as client:
         assert world.runs(client) == (42, "ota", 42)
     assert runtime.compiled == [0.2, 0.8, 0.8]

@@ -9,7 +9,7 @@ import pytest
 from tests.crashes import operations, place, points
 from tests.crashes.__main__ import plan, try_all
 from tests.crashes.place import Place
-from tests.crashes.points import KILLED, UPDATE, Fault, Point
+from tests.crashes.points import FULL, INSTALL, KILLED, UPDATE, Fault, Mode, Point
 from tests.crashes.table import table, verdict
 from tests.crashes.verdict import Story, judge
 
@@ -31,6 +31,15 @@ async def test_ended_torn_or_refused_at_changes_all_over_an_update_the_client_ke
     assert sum(each.reached for each in tried) > len(tried) * 0.9
     assert [check for each in tried for check in each.wrong] == []
     assert table(tried, len(tried), 0)[-1] == f"PASSED: {len(tried) * 13} checks at {len(tried)} points, 0 failed"
+
+
+@pytest.mark.parametrize("first", [FULL, KILLED])
+async def test_neither_a_full_disk_nor_kills_around_its_load_take_the_bundled_model_away(
+    device: Place, first: Mode
+) -> None:
+    changes = range(16, 30)  # from the file that was just made to the first prediction's event
+    tried = await try_all([device], [Point(INSTALL, (Fault(first, at), Fault(KILLED, at))) for at in changes])
+    assert [check for each in tried for check in each.wrong] == []
 
 
 async def test_the_verdict_sees_what_was_planted(device: Place) -> None:
