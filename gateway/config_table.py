@@ -1,4 +1,4 @@
-"""The keys of the configuration in words: what each takes, and the table of deploy/configuration.md."""
+"""Settings in words: what each takes, and the tables of deploy/configuration.md and gateway/client/LIMITS.md."""
 
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -25,13 +25,15 @@ def is_secret(field: FieldInfo) -> bool:
     return bool(_kind(field)[1].get("secret"))
 
 
-def markdown_table(keys: Mapping[str, FieldInfo], variable: Callable[[str], str]) -> str:
-    """Render every key as the Markdown table of deploy/configuration.md."""
-    rows = ["| key | variable | default | allowed | what it is |", "| --- | --- | --- | --- | --- |"]
+def markdown_table(keys: Mapping[str, FieldInfo], variable: Callable[[str], str] | None = None) -> str:
+    """Render every key as a Markdown table, with its variable where it has one."""
+    columns = ["key", *(["variable"] if variable else []), "default", "allowed", "what it is"]
+    rows = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for key, field in keys.items():
         in_bytes = isinstance(_kind(field)[0], IntType) and key.endswith("_bytes")
         default = _default_text(field.default, in_bytes=in_bytes)
-        rows.append(f"| `{key}` | `{variable(key)}` | {default} | {allowed(field)} | {_description(field)} |")
+        named = f"`{key}` | `{variable(key)}`" if variable else f"`{key}`"
+        rows.append(f"| {named} | {default} | {allowed(field)} | {_description(field)} |")
     return "\n".join(rows) + "\n"
 
 

@@ -328,7 +328,7 @@ def _behind(part: str, found: behind.Behind) -> Finding:
 
 async def _retention(config: Config) -> Finding:
     """Look at what is forgotten before all that could come has come."""
-    from gateway.client.bundled import Limits
+    from gateway.client.limits import Limits
 
     resend_days = Limits().batch_days
     kept = f"rows stay for {config.retention_days} days"

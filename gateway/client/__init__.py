@@ -19,9 +19,10 @@ Times and dice come through `clock` and `random.Random`; models run behind the p
 for programs without asyncio.
 """
 
-from gateway.client.bundled import Bundled, Limits
+from gateway.client.bundled import Bundled
 from gateway.client.client import Client, ModelStatus, Predicted, Status
 from gateway.client.clock import Clock, ScaledClock, SystemClock
+from gateway.client.limits import Limits
 from gateway.client.runtimes.coreml import CoreMLRuntime
 from gateway.client.sync import SyncClient
 from schemas.releases import Parameters

@@ -1,4 +1,4 @@
-"""What the app itself brings: the model in its bundle, and the bounds within which the client may spend.
+"""What the app itself brings: the model in its bundle.
 
 * The bundled model is the last thing to fall back on, so it is there before any network is.
 """
@@ -48,31 +48,3 @@ class Bundled:
     def carried(self) -> tuple[str, ...]:
         """The names whose values every prediction's event carries."""
         return tuple(self.signals or self.inputs)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds on what the client keeps and sends.
-
-    A frozen batch cannot make room (the gateway may have it already), so it holds at most half of the queue: the other
-    half is always free for what is new.
-    """
-
-    queue_events: int = 1000
-    queue_bytes: int = 1024 * 1024
-    batch_events: int = 500
-    batch_bytes: int = 512 * 1024
-    # From its first try. Below the days for which the warehouse knows a batch again (its retention, 90 by default).
-    batch_days: int = 30
-    backoff_first_seconds: float = 30.0
-    backoff_last_seconds: float = 3600.0
-    retry_after_most_seconds: float = 86_400.0
-    # The largest download that is made while power is low or the network expensive; inline bytes come all the same.
-    expensive_download_bytes: int = 200_000
-    # How long a prediction may wait for another process of the app that is committing.
-    busy_seconds: float = 0.5
-    # Spreads devices that were woken at the same moment, by a push or by the clock.
-    jitter_seconds: float = 2.0
-    request_seconds: float = 30.0
-    # Four models of the most that a gateway sends inline, 1 MiB each, in base64, with their catalogues.
-    reply_bytes: int = 8 * 1024 * 1024

@@ -19,13 +19,14 @@ import aiohttp
 from msgspec import Struct
 
 from gateway.client.artifacts import Artifacts, FreeBytes
-from gateway.client.bundled import Bundled, Limits
+from gateway.client.bundled import Bundled
 from gateway.client.clock import Clock, SystemClock
 from gateway.client.compiled import Compiled
 from gateway.client.decision import SCORE_DIGITS, decide
 from gateway.client.downloads import Downloads
 from gateway.client.envelope import Facts, compose
 from gateway.client.kept import Ground
+from gateway.client.limits import Limits
 from gateway.client.moment import BUILT_MS
 from gateway.client.policy import should_call
 from gateway.client.queue import Contents, Queue
@@ -98,6 +99,7 @@ class Client:
     * `built_ms`: when the app was built; nothing that expired before then is ever installed, whatever the clock says.
     * `expiry_clock`: by which documents expire, where `clock` is made to run faster than time.
     * `free_bytes`: how much room the app may fill where a path lies; by default, what the system says is free.
+    * `limits`: what it may keep, send, fetch and wait for (LIMITS.md).
     * `session`: shared by many clients if given, and then not closed here.
     """
 
@@ -156,7 +158,9 @@ class Client:
         artifacts = Artifacts(self._directory, self._free_bytes)
         context = f"{self._facts.sdk}|{self._facts.os}"
         app = self._app_key.partition(".")[0]
-        self._trust = Trust(self._storage, self._keys, self._root_threshold, built_ms=self._built_ms)
+        self._trust = Trust(
+            self._storage, self._keys, self._root_threshold, built_ms=self._built_ms, limits=self._limits
+        )
         self._ground = Ground(
             app=app,
             sdk=self._facts.sdk,
@@ -180,7 +184,7 @@ class Client:
         self._updates = Updates(
             self._ground,
             self._slots,
-            Downloads(self._session, base_url, artifacts, self._limits.request_seconds),
+            Downloads(self._session, base_url, artifacts, self._limits),
         )
         self._sender = self._make_sender()
         self._timer = FlushTimer(self._sender, self._clock, self._dice, self._limits)
@@ -348,13 +352,7 @@ class Client:
         return Sender(
             storage=self._storage,
             queue=self._queue,
-            transport=Transport(
-                self._session,
-                self._url,
-                self._app_key,
-                seconds=limits.request_seconds,
-                reply_bytes=limits.reply_bytes,
-            ),
+            transport=Transport(self._session, self._url, self._app_key, limits),
             updates=self._updates,
             compose=self._compose,
             key_name=sha256(self._app_key.encode()).hexdigest()[:16],

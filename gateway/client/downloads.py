@@ -22,6 +22,7 @@ import aiohttp
 from msgspec import Struct
 
 from gateway.client.artifacts import Artifacts, Part
+from gateway.client.limits import Limits
 from schemas.releases import Download, Release
 
 if sys.version_info >= (3, 14):
@@ -35,14 +36,6 @@ FetchCode = Literal[
 ]  # fmt: skip
 _PATCH: Final = "zstd-patch"
 _CHUNK_BYTES: Final = 64 * 1024
-# Space for the download, the result and the one it replaces, and room to breathe for the app itself.
-_SPARE_BYTES: Final = 8_000_000
-# What a line must give on average. A slow one that is honest goes on at the next try where it stopped.
-_LEAST_BYTES_PER_SECOND: Final = 4096
-# An artifact is 16 MiB at most; a larger dictionary only helps who wants our memory.
-_XZ_MEMORY_BYTES: Final = 96 * 1024 * 1024
-# 32 MiB: the window of a patch spans the base and the result.
-_ZSTD_OPTIONS: Final[dict[int, int]] = {DecompressionParameter.window_log_max: 25}
 
 BaseOf = Callable[[str], bytes | None]
 
@@ -65,11 +58,12 @@ class Fetched(Struct, frozen=True):
 class Downloads:
     """What fetches artifacts for one device."""
 
-    def __init__(self, session: aiohttp.ClientSession, gateway_url: str, artifacts: Artifacts, seconds: float) -> None:
+    def __init__(self, session: aiohttp.ClientSession, gateway_url: str, artifacts: Artifacts, limits: Limits) -> None:
         self._session = session
         self._gateway_url = gateway_url
         self._artifacts = artifacts
-        self._seconds = seconds
+        self._limits = limits
+        seconds = limits.request_seconds
         self._timeout = aiohttp.ClientTimeout(total=None, connect=seconds, sock_read=seconds)
 
     async def fetch(
@@ -95,7 +89,7 @@ class Downloads:
             wire = inline.get(wire_name(way))
             if wire is not None:
                 try:
-                    return Fetched(await asyncio.to_thread(_result, wire, way, release, bases.get(way.base)), 0)
+                    return Fetched(await asyncio.to_thread(self._result, wire, way, release, bases.get(way.base)), 0)
                 except FetchFailed as error:
                     failed = error
         affordable = [way for way in ways if most_bytes is None or way.size <= most_bytes]
@@ -109,8 +103,9 @@ class Downloads:
         raise failed
 
     def _check_room(self, release: Release) -> None:
+        limits = self._limits
         try:
-            if self._artifacts.free_bytes() < 3 * release.size + _SPARE_BYTES:
+            if self._artifacts.free_bytes() < limits.disk_room_sizes * release.size + limits.disk_spare_bytes:
                 raise FetchFailed("disk_low")
         except OSError as error:
             raise FetchFailed("disk_full") from error
@@ -123,7 +118,7 @@ class Downloads:
             raise FetchFailed("disk_full") from error
         try:
             cost = await self._complete(url, part, way.size)
-            return Fetched(await asyncio.to_thread(_result, part.content(), way, release, base), cost)
+            return Fetched(await asyncio.to_thread(self._result, part.content(), way, release, base), cost)
         except OSError as error:
             part.discard()
             raise FetchFailed("disk_full") from error
@@ -147,9 +142,10 @@ class Downloads:
         headers = {"Accept-Encoding": "identity"}
         if 0 < begun < size:
             headers |= {"Range": f"bytes={begun}-", "If-Range": tag}
+        limits = self._limits
         try:
             async with (
-                asyncio.timeout(self._seconds + size / _LEAST_BYTES_PER_SECOND),
+                asyncio.timeout(limits.request_seconds + size / limits.download_least_bytes_per_second),
                 self._session.get(url, headers=headers, timeout=self._timeout) as response,
             ):
                 if not _continues(response, begun):
@@ -158,6 +154,19 @@ class Downloads:
                 return await _append(response, part, size - begun)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise FetchFailed("network") from error
+
+    def _result(self, wire: bytes, way: Download, release: Release, base: bytes | None) -> bytes:
+        """Return the artifact that the wire bytes hold, checked against what was signed. Raises `FetchFailed`."""
+        data, limits = wire, self._limits
+        if way.encoding == "xz":
+            data = _unpack(wire, release.size, limits.xz_memory_bytes)
+        elif way.encoding == _PATCH:
+            data = _patched(wire, base or b"", release.size, limits.patch_window_bytes)
+        if len(data) != release.size:
+            raise FetchFailed("size_mismatch")
+        if sha256(data).hexdigest() != release.sha256:
+            raise FetchFailed("sha256_mismatch")
+        return data
 
 
 def wire_name(way: Download) -> str:
@@ -196,23 +205,10 @@ def _is_open(way: Download, bases: Mapping[str | None, bytes | None]) -> bool:
     return way.encoding != _PATCH or bases.get(way.base) is not None
 
 
-def _result(wire: bytes, way: Download, release: Release, base: bytes | None) -> bytes:
-    """Return the artifact that the wire bytes hold, checked against what was signed. Raises `FetchFailed`."""
-    data = wire
-    if way.encoding == "xz":
-        data = _unpack(wire, release.size)
-    elif way.encoding == _PATCH:
-        data = _patched(wire, base or b"", release.size)
-    if len(data) != release.size:
-        raise FetchFailed("size_mismatch")
-    if sha256(data).hexdigest() != release.sha256:
-        raise FetchFailed("sha256_mismatch")
-    return data
-
-
-def _patched(wire: bytes, base: bytes, size: int) -> bytes:
+def _patched(wire: bytes, base: bytes, size: int, window_bytes: int) -> bytes:
+    options: dict[int, int] = {DecompressionParameter.window_log_max: window_bytes.bit_length() - 1}
     try:
-        unpacker = ZstdDecompressor(ZstdDict(base, is_raw=True).as_prefix, _ZSTD_OPTIONS)
+        unpacker = ZstdDecompressor(ZstdDict(base, is_raw=True).as_prefix, options)
         data = unpacker.decompress(wire, max_length=size + 1)
     except (ZstdError, ValueError, MemoryError) as error:  # ValueError: a base too short to be one
         raise FetchFailed("unpack_failed") from error
@@ -221,8 +217,8 @@ def _patched(wire: bytes, base: bytes, size: int) -> bytes:
     return data
 
 
-def _unpack(wire: bytes, size: int) -> bytes:
-    unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES)
+def _unpack(wire: bytes, size: int, memory_bytes: int) -> bytes:
+    unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=memory_bytes)
     try:
         data = unpacker.decompress(wire, max_length=size + 1)
     except (lzma.LZMAError, MemoryError) as error:

@@ -11,19 +11,20 @@
 
 from typing import Final
 
+from gateway.client.limits import Limits
+
 _DAY_MS: Final = 86_400_000
-# As old as a build can get before its floor no longer tells a true clock from a false one.
-_PLAUSIBLE_MS: Final = 2 * 365 * _DAY_MS
 # When this client was made: the floor of an app that does not say when it was built itself.
 BUILT_MS: Final = 1_793_491_200_000
 
 
-def judged(device_ms: int, server_ms: int | None, floor_ms: int) -> int:
+def judged(device_ms: int, server_ms: int | None, floor_ms: int, limits: Limits) -> int:
     """Return the time by which documents expire; `server_ms` is None where no gateway is asked."""
-    plausible = device_ms <= floor_ms + _PLAUSIBLE_MS
-    if plausible or server_ms is None or server_ms < floor_ms - _DAY_MS:
+    tolerance_ms = limits.clock_tolerance_days * _DAY_MS
+    plausible = device_ms <= floor_ms + limits.clock_plausible_days * _DAY_MS
+    if plausible or server_ms is None or server_ms < floor_ms - tolerance_ms:
         return max(device_ms, floor_ms)
-    return max(min(device_ms, server_ms + _DAY_MS), floor_ms)
+    return max(min(device_ms, server_ms + tolerance_ms), floor_ms)
 
 
 def agreed(device_ms: int, server_ms: int) -> int:

@@ -9,9 +9,6 @@ from typing import Final
 
 from schemas.wire import Flush
 
-# Until the first reply: the defaults of the contract.
-FIRST_FLUSH: Final = Flush(events=50, seconds=300, lease_seconds=21_600)
-
 
 class Fate(Enum):
     """What becomes of a batch after an answer."""

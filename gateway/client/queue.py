@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from gateway.client.bundled import Limits
+from gateway.client.limits import Limits
 from gateway.client.storage import Storage, StorageFailed
 from schemas.wire import Event, Flush, Ledger, Outcome, Prediction
 

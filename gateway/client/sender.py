@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Literal
 
 from gateway.client import policy
-from gateway.client.bundled import Limits
 from gateway.client.clock import Clock
 from gateway.client.envelope import Unreadable, made_at, sent_now
-from gateway.client.policy import FIRST_FLUSH, Fate
+from gateway.client.limits import Limits
+from gateway.client.policy import Fate
 from gateway.client.queue import Contents, Frozen, Queue
 from gateway.client.storage import Storage, StorageFailed
 from gateway.client.transport import Answer, Transport
@@ -69,13 +69,13 @@ class Sender:
         # Why nothing has been sent since the last contact, in the gateway's word where it gave one.
         self.trouble = ""
         self.contact_ms = 0
-        self.flush_policy: Flush = FIRST_FLUSH
+        self.flush_policy: Flush = limits.first_flush
 
     def restore(self) -> int:
         """Take up the wait, the policy and the last contact. Return how many events wait. Raises `StorageFailed`."""
         standing = self._queue.standing()
         self.contact_ms = standing.contact_ms
-        self.flush_policy = standing.flush or FIRST_FLUSH
+        self.flush_policy = standing.flush or self._limits.first_flush
         self._failures = standing.failures
         if standing.refused_key not in ("", self._key_name):
             return standing.queued_events

@@ -13,14 +13,14 @@ import aiohttp
 import msgspec
 from msgspec import UnsetType
 
-from gateway.client.policy import FIRST_FLUSH
 from gateway.client.slot import Slot
 from gateway.client.transport import read_at_most
 from gateway.client.updates import Updates
-from schemas.wire import CatalogueNews, Reply, StaticNews, Use
+from schemas.wire import CatalogueNews, Flush, Reply, StaticNews, Use
 
 logger = logging.getLogger(__name__)
 
+_NO_POLICY: Final = Flush(events=1, seconds=1, lease_seconds=1)  # of files, which nobody reads
 _news: Final = msgspec.json.Decoder(StaticNews)
 
 
@@ -81,4 +81,4 @@ def _choice(slot: Slot, news: StaticNews) -> Use:
 
 
 def _reply(*, catalogues: dict[str, CatalogueNews] | None = None, use: dict[str, Use] | None = None) -> Reply:
-    return Reply(batch="", accepted=0, server_time=0, flush=FIRST_FLUSH, catalogues=catalogues or {}, use=use or {})
+    return Reply(batch="", accepted=0, server_time=0, flush=_NO_POLICY, catalogues=catalogues or {}, use=use or {})

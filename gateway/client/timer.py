@@ -11,8 +11,8 @@ import random
 from contextlib import suppress
 from typing import Any
 
-from gateway.client.bundled import Limits
 from gateway.client.clock import Clock
+from gateway.client.limits import Limits
 from gateway.client.policy import due_in
 from gateway.client.sender import Sender
 

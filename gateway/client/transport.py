@@ -23,12 +23,12 @@ import aiohttp
 import msgspec
 from msgspec import Struct
 
+from gateway.client.limits import Limits
 from schemas.wire import Reply
 
 logger = logging.getLogger(__name__)
 
 _PROBLEM_TYPE: Final = "application/problem+json"
-_PROBLEM_BYTES: Final = 16 * 1024
 _reply: Final = msgspec.json.Decoder(Reply)
 # A gateway writes these two first, so that they can be read of a reply that is too long or damaged further on.
 _BEGINNING: Final = re.compile(rb'\s*\{\s*"batch"\s*:\s*"([0-9a-f-]{36})"\s*,\s*"accepted"\s*:\s*[0-9]+\s*[,}]')
@@ -79,13 +79,12 @@ def pack(document: bytes) -> bytes:
 class Transport:
     """The way to one gateway for one app."""
 
-    def __init__(
-        self, session: aiohttp.ClientSession, url: str, app_key: str, *, seconds: float, reply_bytes: int
-    ) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, app_key: str, limits: Limits) -> None:
         self._session = session
         self._url = f"{url.rstrip('/')}/v1/batches"
-        self._timeout = aiohttp.ClientTimeout(total=seconds)
-        self._reply_bytes = reply_bytes
+        self._timeout = aiohttp.ClientTimeout(total=limits.request_seconds)
+        self._reply_bytes = limits.reply_bytes
+        self._problem_bytes = limits.problem_bytes
         self._headers = {
             "Authorization": f"Bearer {app_key}",
             "Content-Type": "application/json",
@@ -99,7 +98,7 @@ class Transport:
                 self._url, data=body, headers=self._headers, timeout=self._timeout, allow_redirects=False
             ) as response:
                 if response.status != 200:
-                    return await _refused(response)
+                    return await _refused(response, self._problem_bytes)
                 text = await _beginning_of(response, self._reply_bytes + 1)
         except aiohttp.ClientConnectorError as error:
             logger.info("no connection to the gateway: %r", error)
@@ -127,11 +126,11 @@ async def _beginning_of(response: aiohttp.ClientResponse, most: int) -> bytes:
     return bytes(text[:most])
 
 
-async def _refused(response: aiohttp.ClientResponse) -> Answer:
+async def _refused(response: aiohttp.ClientResponse, most_bytes: int) -> Answer:
     code = ""
     if response.content_type == _PROBLEM_TYPE:
         try:
-            code = _refusal.decode(await read_at_most(response, _PROBLEM_BYTES)).code
+            code = _refusal.decode(await read_at_most(response, most_bytes)).code
         except (aiohttp.ClientError, OSError, ValueError, RecursionError):
             logger.info("status %d with a problem that cannot be read", response.status)
     return Answer(response.status, code, retry_after=response.headers.get("Retry-After"))

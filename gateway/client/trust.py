@@ -11,6 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from gateway.client.keyring import Keyring, KeysCode, judge_keys, read_keys_again
+from gateway.client.limits import Limits
 from gateway.client.moment import agreed, judged
 from gateway.client.storage import Storage, StorageFailed, write_keys, write_mark
 from schemas.wire import SignedKeys
@@ -18,16 +19,17 @@ from schemas.wire import SignedKeys
 logger = logging.getLogger(__name__)
 
 _encode: Final = msgspec.json.Encoder().encode
-# The mark is written no more often than this: it only has to be about right.
-_MARK_STEP_MS: Final = 60 * 60 * 1000
 _signed: Final = msgspec.json.Decoder(SignedKeys)
 
 
 class Trust:
     """Whom one device believes, and how that changes."""
 
-    def __init__(self, storage: Storage, roots: Mapping[str, bytes], threshold: int, *, built_ms: int = 0) -> None:
+    def __init__(
+        self, storage: Storage, roots: Mapping[str, bytes], threshold: int, *, built_ms: int, limits: Limits
+    ) -> None:
         self._storage = storage
+        self._limits = limits
         self._built_ms = built_ms
         self._mark_ms = 0
         self._accepted: SignedKeys | None = None
@@ -53,8 +55,9 @@ class Trust:
         `issued` says when the catalogues that count were issued: a key that is revoked takes its times with it.
         """
         listed = 0 if self.ring.listed is None else self.ring.listed.issued_at
-        now_ms = judged(device_ms, server_ms, max(self._built_ms, self._mark_ms, listed, *issued))
-        if server_ms is not None and (mark_ms := agreed(device_ms, server_ms)) >= self._mark_ms + _MARK_STEP_MS:
+        now_ms = judged(device_ms, server_ms, max(self._built_ms, self._mark_ms, listed, *issued), self._limits)
+        step_ms = self._limits.clock_mark_seconds * 1000
+        if server_ms is not None and (mark_ms := agreed(device_ms, server_ms)) >= self._mark_ms + step_ms:
             self._mark_ms = mark_ms
             try:
                 with self._storage.transaction() as tx:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.client import Client
+from gateway.client import Client, Limits
 from gateway.client.moment import agreed, judged
 
 World = Any
@@ -83,10 +83,11 @@ async def test_a_gateway_that_claims_a_far_future_shuts_nothing_out_for_good(wor
 
 
 def test_only_a_clock_years_past_the_floor_is_corrected_and_never_below_the_floor() -> None:
+    limits = Limits()
     floor, years = NOW_MS, 5 * 365 * DAY_MS
-    assert judged(floor + 400 * DAY_MS, 0, floor) == floor + 400 * DAY_MS
-    assert judged(floor + years, floor + 7, floor) == floor + 7 + DAY_MS
-    assert judged(floor + years, floor - 2 * DAY_MS, floor) == floor + years, "a time before the floor is a lie"
-    assert judged(floor + years, None, floor) == floor + years
-    assert judged(0, 0, floor) == floor
+    assert judged(floor + 400 * DAY_MS, 0, floor, limits) == floor + 400 * DAY_MS
+    assert judged(floor + years, floor + 7, floor, limits) == floor + 7 + DAY_MS
+    assert judged(floor + years, floor - 2 * DAY_MS, floor, limits) == floor + years, "a time before the floor is a lie"
+    assert judged(floor + years, None, floor, limits) == floor + years
+    assert judged(0, 0, floor, limits) == floor
     assert agreed(5, 10**14) == agreed(10**14, 5) == 5

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.client.limits import Limits
 from gateway.client.policy import (
-    FIRST_FLUSH,
     Fate,
     backoff,
     due_in,
@@ -17,6 +17,7 @@ from gateway.client.policy import (
 )
 
 DAY = 86_400.0
+FIRST_FLUSH = Limits().first_flush
 
 
 @pytest.mark.parametrize(

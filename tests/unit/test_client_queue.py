@@ -13,8 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.client.bundled import Limits
-from gateway.client.policy import FIRST_FLUSH
+from gateway.client.limits import Limits
 from gateway.client.queue import Contents, Frozen, Queue
 from gateway.client.storage import Storage, StorageFailed
 from schemas.wire import Outcome, Prediction
@@ -79,7 +78,7 @@ def test_what_is_frozen_is_never_dropped(storage: Storage) -> None:
     for _ in range(20):
         queue.predicted(prediction(), ["a"])
     assert events_in(frozen) == [1, 2, 3, 4, 5]
-    queue.delivered(frozen, 1, FIRST_FLUSH)
+    queue.delivered(frozen, 1, Limits().first_flush)
     assert events_in(queue.freeze(compose, 100)) == [26, 27, 28, 29, 30]
     assert queue.ledger().dropped == {"queue_full": 20}
 
@@ -248,7 +247,7 @@ class Accounts(RuleBasedStateMachine):
     def answer(self, fate: str) -> None:
         assert self.frozen is not None
         if fate == "delivered":
-            self.queue.delivered(self.frozen, 1, FIRST_FLUSH)
+            self.queue.delivered(self.frozen, 1, Limits().first_flush)
             self.stored += self.frozen.events
             self.seqs.append(self.frozen.seq)
         elif fate == "dropped":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.cli import _parser as parser
+from gateway.client.limits import FIELDS
 from gateway.config import KEYS, variable
 from gateway.config_table import markdown_table
 
@@ -19,6 +20,12 @@ def test_the_markdown_table_is_the_one_that_the_code_makes() -> None:
     shown, end, _ = rest.partition("<!-- end of configuration -->")
     assert end
     assert shown.strip() == markdown_table(KEYS, variable).strip()
+
+
+def test_the_table_of_the_clients_limits_is_the_one_that_the_code_makes() -> None:
+    page = (ROOT / "gateway" / "client" / "LIMITS.md").read_text(encoding="utf-8")
+    _, _, rest = page.partition("<!-- limits: made by python -m gateway.client -->\n")
+    assert rest.partition("<!-- end of limits -->")[0].strip() == markdown_table(FIELDS).strip()
 
 
 def test_every_dependency_says_what_it_is_for() -> None:

@@ -15,9 +15,10 @@ from typing import Any, Final, TextIO
 import msgspec
 
 from gateway.client.artifacts import free_bytes
-from gateway.client.bundled import Bundled, Limits
+from gateway.client.bundled import Bundled
 from gateway.client.client import Client
 from gateway.client.conformance.scripted import ScriptedRuntime
+from gateway.client.limits import Limits
 from schemas.releases import Parameters
 
 Answer = dict[str, Any]

@@ -9,6 +9,8 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from gateway.client import Limits
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -51,6 +53,14 @@ async def test_a_download_that_cannot_be_unpacked_falls_back_to_the_whole_one(wo
     entry = msgspec.json.decode(world.gateway.catalogues["upsell"].document)["releases"][0]
     world.publisher.artifacts[entry["downloads"][1]["path"].rpartition("/")[2]] = b"not xz"
     client = await world.open()
+    await client.flush()
+    assert world.runs(client)[0] == 42
+    assert len(world.gateway.fetches) == 2
+
+
+async def test_a_way_that_wants_more_memory_than_the_app_allows_gives_way_to_the_whole_file(world: World) -> None:
+    world.offer_42(world.artifact(0.8, pad="x" * 5000), packed=True)
+    client = await world.open(limits=Limits(xz_memory_bytes=1000))
     await client.flush()
     assert world.runs(client)[0] == 42
     assert len(world.gateway.fetches) == 2

@@ -86,6 +86,16 @@ async def test_a_flush_comes_by_count(world: World) -> None:
     assert [len(batch.events) for batch in world.gateway.batches] == [50]
 
 
+async def test_the_first_policy_is_the_apps_to_set(world: World) -> None:
+    client = await world.open(limits=Limits(first_flush_events=2, jitter_seconds=0.0))
+    client.predict("upsell", SIGNALS)
+    await world.settle()
+    assert world.gateway.batches == []
+    client.predict("upsell", SIGNALS)
+    await world.settle()
+    assert [len(batch.events) for batch in world.gateway.batches] == [2]
+
+
 async def test_a_flush_comes_by_age_whatever_the_wall_clock_does(world: World) -> None:
     client = await world.open()
     client.predict("upsell", SIGNALS)

@@ -15,6 +15,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from gateway.app import create_app
+from gateway.client.limits import Limits
 from gateway.client.policy import Fate, fate_of
 from gateway.client.transport import Transport, pack
 from gateway.config import Config
@@ -63,7 +64,7 @@ async def transport_to(tmp_path: Path) -> AsyncIterator[Callable[[str], Transpor
     await server.start_server(auto_decompress=False)
     async with aiohttp.ClientSession() as session:
         url = str(server.make_url("/"))
-        yield lambda kind: Transport(session, url, keys[kind], seconds=30, reply_bytes=2**20)
+        yield lambda kind: Transport(session, url, keys[kind], Limits())
     await server.close()
     await log.close()
 
@@ -110,7 +111,7 @@ async def test_a_device_reads_what_the_vector_says_in_a_reply(vector: Json) -> N
     app = web.Application()
     app.router.add_post("/v1/batches", answer)
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
-        transport = Transport(session, str(server.make_url("/")), "shop.secret", seconds=30, reply_bytes=2**20)
+        transport = Transport(session, str(server.make_url("/")), "shop.secret", Limits())
         answered = await transport.send(batch, pack(b"{}"))
         other = await transport.send("00000000-0000-4000-8000-000000000000", pack(b"{}"))
     assert (answered.status, answered.delivered) == (200, True)

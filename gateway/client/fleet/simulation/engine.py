@@ -12,12 +12,12 @@ from typing import Final
 
 import numpy as np
 
-from gateway.client.bundled import Limits
 from gateway.client.fleet.simulation import rules
 from gateway.client.fleet.simulation.gateways import Answers, Gateway
 from gateway.client.fleet.simulation.policies import Policy
 from gateway.client.fleet.simulation.tallies import Tallies
 from gateway.client.fleet.simulation.workload import DAY_SECONDS, HOUR_SECONDS, Flags, Floats, Ints, Lives, Workload
+from gateway.client.limits import Limits
 
 # A radio stays awake that long after a request, at full power (LTE; Huang et al., MobiSys 2012).
 _RADIO_TAIL_SECONDS: Final = 11.6
