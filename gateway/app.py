@@ -96,11 +96,7 @@ def create_app(
     metrics, stalls = Metrics(), Stalls()
     in_flight = InFlight(settings.inflight_max_bytes, dice)
     artifacts = Artifacts(store)
-    flush = FlushControl(
-        Flush(settings.flush_events, settings.flush_seconds, settings.lease_seconds),
-        settings.rollout_lease_seconds,
-        settings.flush_budget_requests_per_second,
-    )
+    flush = _flush(settings)
     ingest = Ingest(
         caps=Caps(settings.inflated_max_bytes, settings.batch_max_events),
         flush=flush,
@@ -118,13 +114,20 @@ def create_app(
 
     app = web.Application(middlewares=[Boundary(metrics).middleware])
     app[FRONT] = Front(ingest.take, metrics, in_flight)
-    app.cleanup_ctx.append(_beside(stalls.observe))
-    app.cleanup_ctx.append(_beside(lambda: _control(flush, pressure, pace)))
+    app.cleanup_ctx.extend([_beside(stalls.observe), _beside(lambda: _control(flush, pressure, pace))])
     app.add_routes([web.post(BATCHES_PATH, ingest.handle, expect_handler=_continue_later)])
     app.add_routes([web.get("/artifacts/{sha256}", artifacts.handle), web.get("/openapi.json", _openapi())])
     app.add_routes([web.get("/healthz", _healthz), web.get("/readyz", _readyz(sink, snapshots, fellows))])
     app.add_routes([web.get("/metrics", _metrics(metrics, fellows, beside))])
     return app
+
+
+def _flush(settings: GatewaySettings) -> FlushControl:
+    return FlushControl(
+        Flush(settings.flush_events, settings.flush_seconds, settings.lease_seconds),
+        settings.rollout_lease_seconds,
+        settings.flush_budget_requests_per_second,
+    )
 
 
 def _watch(

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
 from gateway.releases.apps import check_name, load_app
-from gateway.releases.artifact import Format, inspect, judge
+from gateway.releases.artifact import Artifact, Format, inspect, judge
 from gateway.releases.catalogues import (
     LISTED_RELEASES,
     attach,
@@ -121,18 +121,8 @@ async def prepare_release(
     parameters = _parameters(artifact.metadata, threshold, explore)
     series = Series(CATALOGUES, app, model)
     last = await last_trusted(store, series, trusted)
-    published = Release(
-        release=_number(release, last, await highest_release(store, series, trusted)),
-        format=artifact.format,
-        sha256=artifact.sha256,
-        size=len(artifact.data),
-        sdk=sdk,
-        os=artifact.os,
-        inputs=artifact.inputs,
-        parameters=parameters,
-        probe=artifact.probes,
-        downloads=[],
-    )
+    number = _number(release, last, await highest_release(store, series, trusted))
+    published = _described(number, artifact, sdk, parameters)
     await _check_floor(store, app, model, published.release)
     if not again:
         _check_new(published, last)
@@ -163,6 +153,22 @@ async def facts_of(store: Store, release: Release) -> Facts | None:
         return inspect(data, release.format) if sha256(data).hexdigest() == release.sha256 else None
     except (NotFound, BadArtifact):
         return None
+
+
+def _described(number: int, artifact: Artifact, sdk: str, parameters: Parameters) -> Release:
+    """Return the release, without downloads yet."""
+    return Release(
+        release=number,
+        format=artifact.format,
+        sha256=artifact.sha256,
+        size=len(artifact.data),
+        sdk=sdk,
+        os=artifact.os,
+        inputs=artifact.inputs,
+        parameters=parameters,
+        probe=artifact.probes,
+        downloads=[],
+    )
 
 
 def _number(wanted: int | None, last: Catalogue | None, highest: int) -> int:

@@ -104,6 +104,15 @@ async def test_whatever_is_unknown_is_named(
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
+def find_warehouse(monkeypatch: pytest.MonkeyPatch, clickhouse: Any, database: str) -> None:
+    from gateway import clickhouse_server
+
+    monkeypatch.setenv("BACKHAUL_CLICKHOUSE_URL", clickhouse.url)
+    monkeypatch.setenv("BACKHAUL_CLICKHOUSE_USER", clickhouse_server.ADMIN)
+    monkeypatch.setenv("BACKHAUL_CLICKHOUSE_PASSWORD", clickhouse_server.password_of(clickhouse.directory))
+    monkeypatch.setenv("BACKHAUL_CLICKHOUSE_DATABASE", database)
+
+
 async def test_the_warehouse_says_what_the_device_was_and_what_it_was_told(
     store: Store,
     capsys: pytest.CaptureFixture[str],
@@ -115,8 +124,6 @@ async def test_the_warehouse_says_what_the_device_was_and_what_it_was_told(
     make_batch: Callable[..., Any],
     drain: Callable[..., Any],
 ) -> None:
-    from gateway import clickhouse_server
-
     received_at = DAY_ONE_MS + 3 * HOUR_MS // 2
     told = {"upsell": Told(2, "challenger", 1)}
     have = {"upsell": {"catalogue": 2, "use": 1}}
@@ -134,10 +141,7 @@ async def test_the_warehouse_says_what_the_device_was_and_what_it_was_told(
     other = make_batch(device=OTHER, events=[], received_at=received_at, offer={"upsell": Told(1)}, have=have)
     await log.publish([check, batch, other])
     await drain(source, warehouse_client)
-    monkeypatch.setenv("BACKHAUL_CLICKHOUSE_URL", clickhouse.url)
-    monkeypatch.setenv("BACKHAUL_CLICKHOUSE_USER", clickhouse_server.ADMIN)
-    monkeypatch.setenv("BACKHAUL_CLICKHOUSE_PASSWORD", clickhouse_server.password_of(clickhouse.directory))
-    monkeypatch.setenv("BACKHAUL_CLICKHOUSE_DATABASE", str(warehouse_client.database))
+    find_warehouse(monkeypatch, clickhouse, str(warehouse_client.database))
 
     then = await asyncio.to_thread(explain, capsys, "--at", received_at + HOUR_MS)
     assert then["at"] == received_at, "the decision was made when the batch came"

@@ -30,7 +30,6 @@ class FlakyStore(Store):
     """A store that fails where it is told to, and counts what is read."""
 
     def __init__(self, *opened: Any) -> None:
-        """Begin sound."""
         super().__init__(*opened)
         self.failing: Callable[[str], bool] = lambda path: False
         self.hidden: Callable[[str], bool] = lambda path: False
@@ -38,14 +37,12 @@ class FlakyStore(Store):
         self.listings = 0
 
     async def get(self, path: str) -> bytes:
-        """Read, unless told to fail."""
         if self.failing(path):
             raise StoreError(f"cannot read {path}: the disk is on fire")
         self.read.append(path)
         return await super().get(path)
 
     async def names(self, prefix: str) -> list[str]:
-        """List, unless told to fail or to lag."""
         if self.failing(prefix):
             raise StoreError(f"cannot list {prefix}: the disk is on fire")
         self.listings += prefix == "apps"
@@ -56,7 +53,6 @@ class FakeTime:
     """A clock that moves when told."""
 
     def __init__(self) -> None:
-        """Begin at one second."""
         self.seconds = 1.0
 
     def monotonic(self) -> float:

@@ -23,25 +23,27 @@ def at(ms: int) -> datetime:
     return datetime(1970, 1, 1) + timedelta(milliseconds=ms)  # noqa: DTZ001 - as the driver returns UTC columns
 
 
-async def test_every_column_of_every_kind_of_event_arrives(
-    log: Any, source: Any, warehouse_client: Any, make_batch: Any, drain: Any, ask: Any
-) -> None:
-    received = 1_795_334_401_000
-    sent = received - 500
-    t = 1_795_334_300_000
+RECEIVED = 1_795_334_401_000
+SENT = RECEIVED - 500
+CONTEXT = "app, device, batch, sdk, app_version, os, hardware, locale"
+PHONE = ("shop", uuid.UUID(DEVICE), uuid.UUID(BATCH), "2.3.0", "5.1.0", "iOS 19.1", "iPhone15,3", "de_AT")
+
+
+def full_batch(make_batch: Any, t: int) -> Any:
+    """Return a batch with an event of every kind and everything that a device can say."""
     prediction = {"type": "prediction", "id": 8201, "t": t, "model": "upsell", "release": 42, "source": "ota"}
     prediction |= {"score": 0.73, "decision": True, "explored": True, "propensity": 0.95, "latency_us": 312}
     prediction |= {"signals": [0.81, None], "outcome": "purchased", "value": 1.5}
     outcome = {"type": "outcome", "id": 8200, "t": t + 1, "model": "other", "outcome": "dismissed"}
     model = {"type": "model", "t": t + 2, "model": "upsell", "release": 43, "state": "failed", "detail": "sha256"}
     model |= {"bytes": 7671, "ms": 41}
-    record = make_batch(
+    return make_batch(
         events=[prediction, outcome, model],
         device=DEVICE,
         batch=BATCH,
         seq=1042,
-        sent_at=sent,
-        received_at=received,
+        sent_at=SENT,
+        received_at=RECEIVED,
         offer={"upsell": Told(use=42, arm="champion", rollout=9)},
         app_version="5.1.0",
         os="iOS 19.1",
@@ -50,7 +52,13 @@ async def test_every_column_of_every_kind_of_event_arrives(
         have={"upsell": {"catalogue": 17, "use": 41, "previous": "bundled"}, "other": {"catalogue": 0, "use": "none"}},
         ledger={"produced": 8213, "dropped": {"queue_full": 12}},
     )
-    await log.publish([record])
+
+
+async def test_every_column_of_every_kind_of_event_arrives(
+    log: Any, source: Any, warehouse_client: Any, make_batch: Any, drain: Any, ask: Any
+) -> None:
+    t, received = 1_795_334_300_000, RECEIVED
+    await log.publish([full_batch(make_batch, t)])
     await drain(source, warehouse_client)
     columns = (
         "`index`, type, t, occurred_at, received_at, gateway, model, release, source, id, score, decision, explored, "
@@ -69,11 +77,17 @@ async def test_every_column_of_every_kind_of_event_arrives(
         ("other", 0, "", 8200, 0.0, False, False, 0.0, 0, {}, "dismissed", 0.0, "", "", 0, 0, "", "", 0),
         ("upsell", 43, "", 0, 0.0, False, False, 0.0, 0, {}, "", None, "failed", "sha256", 7671, 41, *told),
     ]
-    context = "app, device, batch, sdk, app_version, os, hardware, locale"
-    device = ("shop", uuid.UUID(DEVICE), uuid.UUID(BATCH), "2.3.0", "5.1.0", "iOS 19.1", "iPhone15,3", "de_AT")
-    assert await ask(warehouse_client, f"SELECT DISTINCT {context} FROM events") == [device]  # noqa: S608 - a constant
+    assert await ask(warehouse_client, f"SELECT DISTINCT {CONTEXT} FROM events") == [PHONE]  # noqa: S608 - a constant
+
+
+async def test_every_column_of_a_batch_arrives(
+    log: Any, source: Any, warehouse_client: Any, make_batch: Any, drain: Any, ask: Any
+) -> None:
+    record = full_batch(make_batch, 1_795_334_300_000)
+    await log.publish([record])
+    await drain(source, warehouse_client)
     columns = (
-        f"{context}, log, topic, partition, received_at, sent_at, gateway, seq, accepted, refused, produced, "
+        f"{CONTEXT}, log, topic, partition, received_at, sent_at, gateway, seq, accepted, refused, produced, "
         "dropped, have, offer, document_bytes"
     )
     found = await ask(warehouse_client, f"SELECT {columns} FROM batches")  # noqa: S608 - a constant
@@ -82,8 +96,8 @@ async def test_every_column_of_every_kind_of_event_arrives(
         "other": {"catalogue": 0, "use": "none", "previous": ""},
     }
     offer = {"upsell": {"use": "42", "arm": "champion", "rollout": 9}}
-    place = (source.identity, "batches", 0, at(received), at(sent), "gw", 1042)
-    assert found == [(*device, *place, 3, 0, 8213, {"queue_full": 12}, have, offer, len(record.value))]
+    place = (source.identity, "batches", 0, at(RECEIVED), at(SENT), "gw", 1042)
+    assert found == [(*PHONE, *place, 3, 0, 8213, {"queue_full": 12}, have, offer, len(record.value))]
 
 
 async def test_optional_fields_that_are_absent_take_the_contracts_defaults(

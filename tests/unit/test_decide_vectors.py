@@ -36,7 +36,7 @@ def cases(name: str, part: str = "cases") -> list[Any]:
     [
         ("catalogues", "catalogues"),
         ("offers", "offers"),
-        ("offers", "buckets"),
+        ("buckets", "buckets"),
         ("versions", "versions"),
         ("keys", "keys"),
     ],

@@ -1,19 +1,26 @@
-"""Write `schemas/vectors/offers.json` and `buckets.json`: what the gateway tells which device, and by which hash.
+"""Write `schemas/vectors/offers.json`: what the gateway tells which device.
 
-* `python tests/vectors/offers.py` writes the files again; a test compares them with what this makes.
-* Offers are stated here by hand; buckets and arms are computed from the contract's words with nothing but hashlib:
-  never taken from the code that they judge.
+* `python -m tests.vectors.offers` writes the file again; a test compares it with what this makes.
+* Offers are stated here by hand, never taken from the code that they judge.
 """
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, Final
 
-DIRECTORY: Final = Path(__file__).resolve().parents[2] / "schemas" / "vectors"
-
-Json = dict[str, Any]
+from tests.vectors.buckets import (
+    BASELINE,
+    BESIDE_HELD,
+    CHALLENGER,
+    CHAMPION,
+    DIRECTORY,
+    HELD,
+    HELD_LATER,
+    OUTSIDE,
+    Json,
+    rendered,
+    three_arms,
+)
 
 
 def release(number: int, sdk: str, inputs: list[str], **more: str) -> Json:
@@ -32,64 +39,6 @@ def release(number: int, sdk: str, inputs: list[str], **more: str) -> Json:
             {"encoding": "xz", "path": f"artifacts/{packed}", "size": 1980},
         ],
     }
-
-
-def device_id(number: int) -> str:
-    digits = sha256(f"device {number}".encode()).hexdigest()
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:32]))
-
-
-def leading_bits(*parts: str) -> int:
-    """The first 8 bytes of the SHA-256 of the parts joined by 0x1F, big-endian."""
-    return int.from_bytes(sha256("\x1f".join(parts).encode()).digest()[:8], "big")
-
-
-def fraction(bits: int) -> float:
-    return (bits // 2**11) / 2**53
-
-
-def three_arms(*weights: float) -> list[Json]:
-    named = zip(("champion", "challenger", "baseline"), (41, 42, "none"), weights, strict=True)
-    return [{"name": name, "use": use, "weight": weight} for name, use, weight in named]
-
-
-def bucket_case(salt: str, device: str) -> Json:
-    bits = leading_bits(salt, device)
-    return {"salt": salt, "device": device, "first_8_bytes": f"{bits:016x}", "bucket": fraction(bits)}
-
-
-def arm_case(salt: str, device: str, arms: list[Json]) -> Json:
-    place, end, chosen = fraction(leading_bits(salt, device, "arm")), 0.0, ""
-    for arm in arms:
-        if arm["weight"] > 0 and not (chosen and place < end):
-            end, chosen = end + arm["weight"], arm["name"]
-    return {"salt": salt, "device": device, "place": place, "arms": arms, "arm": chosen}
-
-
-def buckets() -> Json:
-    about = (
-        "bucket: SHA-256 of the UTF-8 text salt + 0x1F + device; of its first 8 bytes, big-endian, the upper 53 bits "
-        "as a fraction of 2^53, which every double holds exactly. A device is in while bucket < exposure. arm: "
-        "the same of salt + 0x1F + device + 0x1F + 'arm' is the device's place; weights are added up in list order, "
-        "arms of weight 0 left out, and the first arm whose sum is above the place is the device's; the last one takes "
-        "what rounding leaves."
-    )
-    salts = ("upsell-9", "", "Größe 📱", "a" * 200)
-    weights = ((0.45, 0.45, 0.1), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 0.5, 0.5), (0.33, 0.33, 0.34))
-    return {
-        "about": about,
-        "buckets": [bucket_case(salt, device_id(n)) for salt in salts for n in range(8)],
-        "arms": [arm_case("upsell-9", device_id(n), three_arms(*w)) for w in weights for n in range(8)],
-    }
-
-
-def device_where(wanted: Callable[[float, float], bool], salt: str = "upsell-9") -> str:
-    """Return the first device whose bucket and whose place among the arms are as wanted."""
-    for number in range(100_000):
-        device = device_id(number)
-        if wanted(fraction(leading_bits(salt, device)), fraction(leading_bits(salt, device, "arm"))):
-            return device
-    raise LookupError("no such device among the first 100,000")
 
 
 BOTH: Final = ["battery_level", "charging"]
@@ -117,21 +66,7 @@ PATCH: Final[Json] = {
     "size": 310,
 }
 CATALOGUE["releases"][5]["downloads"].append(PATCH)
-CHALLENGER: Final = device_where(lambda bucket, place: bucket < 0.05 and 0.45 <= place < 0.9)
-CHAMPION: Final = device_where(lambda bucket, place: bucket < 0.05 and place < 0.45)
-# Held out by the model's own salt, whatever the rollout's says; and one that is in the rollout beside them.
-HELD: Final = device_where(lambda bucket, place: bucket < 0.05 and place < 0.1, "shop/upsell/baseline")
-HELD_LATER: Final = device_where(lambda bucket, place: bucket >= 0.5 and place < 0.1, "shop/upsell/baseline")
-BASELINE: Final = device_where(lambda bucket, place: bucket < 0.05 and place >= 0.9)
-# By the weights alone it would be the challenger's; scaled to what the baseline leaves it is the champion's.
-BESIDE_HELD: Final = next(
-    device
-    for device in map(device_id, range(100_000))
-    if fraction(leading_bits("upsell-9", device)) < 0.05
-    and 0.46 <= fraction(leading_bits("upsell-9", device, "arm")) < 0.49
-    and fraction(leading_bits("shop/upsell/baseline", device, "arm")) >= 0.1
-)
-OUTSIDE: Final = device_where(lambda bucket, place: bucket >= 0.5)
+HELD_OUT: Final[Json] = {"arm": "baseline", "salt": "shop/upsell/baseline", "exposure": 0.05}
 
 
 def rollout(**changes: Any) -> Json:
@@ -243,6 +178,17 @@ def rollout_offers() -> Iterator[Json]:
     yield offer("at exposure 1 nobody is outside", inside, rollout=rollout(exposure=1.0), device=CHALLENGER)
     yield offer("at exposure 0 nobody is inside", otherwise, rollout=rollout(exposure=0.0), device=CHALLENGER)
     yield offer("a newer release than the rollout's is nobody's", otherwise, rollout=rollout(), sdk="3.0", signals=None)
+    yield from stopped_offers()
+    yield offer("otherwise may be the bundled one", told("bundled", "", 9), rollout=rollout(otherwise="bundled"))
+    yield offer("the catalogue's news comes along", told(41, "", 9, news=True, said=False), rollout=rollout(), seen=16)
+    yield from held_offers()
+    yield from held_before_offers()
+    yield from unfit_offers()
+    yield from target_offers()
+
+
+def stopped_offers() -> Iterator[Json]:
+    otherwise = told(41, "", 9, said=False)
     paused, back = rollout(state="paused"), rollout(state="rolled_back")
     yield offer(
         "paused: who runs the arm's release stays, in no arm",
@@ -283,17 +229,11 @@ def rollout_offers() -> Iterator[Json]:
     yield offer(
         "complete: everyone on otherwise", told(42, "", 9, inline=42), rollout=done, device=BASELINE, use="none"
     )
-    yield offer("otherwise may be the bundled one", told("bundled", "", 9), rollout=rollout(otherwise="bundled"))
-    yield offer("the catalogue's news comes along", told(41, "", 9, news=True, said=False), rollout=rollout(), seen=16)
-    yield from held_offers()
-    yield from unfit_offers()
-    yield from target_offers()
 
 
 def held_offers() -> Iterator[Json]:
     """The held-out baseline: `held` names its arm, the model's own salt, and how far it has got."""
-    held = {"arm": "baseline", "salt": "shop/upsell/baseline", "exposure": 0.05}
-    running = rollout(held=held)
+    running = rollout(held=HELD_OUT)
     none, otherwise = told("none", "baseline", 9), told(41, "", 9, said=False)
     yield offer("held out: nothing runs", none, rollout=running, device=HELD)
     yield offer("held out at every exposure of the rollout", none, rollout={**running, "exposure": 0.0}, device=HELD)
@@ -332,8 +272,14 @@ def held_offers() -> Iterator[Json]:
         rollout={**running, "target": {"os": "Android"}},
         device=HELD,
     )
+
+
+def held_before_offers() -> Iterator[Json]:
+    """Held out by an earlier target; and, at last, who is not held out yet, or never."""
+    running, back = rollout(held=HELD_OUT), rollout(held=HELD_OUT, state="rolled_back")
+    none, otherwise = told("none", "baseline", 9), told(41, "", 9, said=False)
     earlier = [{"target": {"os": "iOS"}, "exposure": 0.05}]
-    android = {"target": {"os": "Android"}, "held": {**held, "exposure": 0.01, "earlier": earlier}}
+    android = {"target": {"os": "Android"}, "held": {**HELD_OUT, "exposure": 0.01, "earlier": earlier}}
     before = told("none", "", 9)
     yield offer("held out before, and so still", before, rollout={**running, **android}, device=HELD, use=42)
     yield offer("held out before, after a rollback", before, rollout={**back, **android}, device=HELD, use=42)
@@ -341,7 +287,7 @@ def held_offers() -> Iterator[Json]:
     yield offer(
         "held out before, and in the arm where the target means it",
         none,
-        rollout={**running, "held": {**held, "exposure": 0.0, "earlier": earlier}},
+        rollout={**running, "held": {**HELD_OUT, "exposure": 0.0, "earlier": earlier}},
         device=HELD,
     )
     yield offer(
@@ -443,10 +389,5 @@ def offers() -> Json:
     return {"about": about, "catalogue": CATALOGUE, "cases": [*plain_offers(), *rollout_offers()]}
 
 
-def rendered(vectors: Json) -> str:
-    return json.dumps(vectors, indent=1, ensure_ascii=False) + "\n"
-
-
 if __name__ == "__main__":
     (DIRECTORY / "offers.json").write_text(rendered(offers()), encoding="utf-8")
-    (DIRECTORY / "buckets.json").write_text(rendered(buckets()), encoding="utf-8")
