@@ -10,7 +10,8 @@ table, and within it to one partition, as a whole or not at all, but to several 
    at last + 1. So the ranges of a lane form one chain: they never overlap with other boundaries, whoever plans.
 2. **A range is done before the next is planned**, so only the newest plan of a lane can be unfinished. At every start,
    and after every failure, a consumer looks at that plan first: if the position is past it, it is done; otherwise
-   exactly that range is written again.
+   exactly that range is written again. What the next range would hold may be read meanwhile (`ranges.py`): reading
+   changes nothing.
 3. **Writing again writes what is missing.** A replay asks every table what it has of the range (a batch's rows in
    `batches` by their origin, its rows in `events`, dead letters by theirs) and inserts only the rest, until nothing is
    missing. A block is all or nothing per table and partition, and a batch's rows are in one partition (they share

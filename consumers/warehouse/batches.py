@@ -45,6 +45,7 @@ class Document(Struct, frozen=True):
     strict: bool
     digest: bytes
     before: bytes
+    json: bytes
     after: bytes
 
     @property
@@ -55,11 +56,12 @@ class Document(Struct, frozen=True):
     @property
     def size_bytes(self) -> int:
         """Return what this holds of the consumer's memory, roughly."""
-        return len(self.before)
+        return len(self.before) + len(self.json)
 
-    def row(self, already_batch: bool, already_events: bool) -> bytes:
-        """Return the row of the landing table."""
-        return b"".join((self.before, rb.boolean(already_batch), rb.boolean(already_events), self.after))
+    def row(self, already_batch: bool, already_events: bool) -> tuple[bytes, bytes, bytes]:
+        """Return the row of the landing table, in pieces: the document is copied once, into what is sent."""
+        flags = rb.boolean(self.strict) + rb.boolean(already_batch) + rb.boolean(already_events)
+        return self.before, self.json, flags + self.after
 
 
 def _head(origin: Origin, app: str, device: str, batch: str, received_at: int, gateway: str) -> bytes:
@@ -131,11 +133,10 @@ def _document(
         rb.uint32(len(about.refused)),
         rb.uint32_array(indexes),
         rb.blob(_encoder.encode(about.offer) if about.offer else _NO_OFFER),
-        rb.blob(json),
-        rb.boolean(strict),
+        rb.varint(len(json)),
     )
     after = digest + rb.text("") + rb.text("json")
-    return Document(origin, key, about.received_at, expected, strict, digest, b"".join(before), after)
+    return Document(origin, key, about.received_at, expected, strict, digest, b"".join(before), json, after)
 
 
 def _first_of_each(documents: Sequence[Document], stored: Mapping[BatchKey, set[Origin]]) -> list[Document]:
@@ -173,9 +174,10 @@ class Batches:
         own = {item.key for item in fresh if item.origin in stored.get(item.key, ())}
         with_events = await _with_events(tables, fresh) if fresh and (again or own) else set()
         rows = [
-            item.row(item.key in own, item.key in with_events)
+            piece
             for item in fresh
             if item.key not in own or (item.expected and item.key not in with_events)
+            for piece in item.row(item.key in own, item.key in with_events)
         ]
         letters, repeated = await fresh_letters(tables, [item for item in items if isinstance(item, Letter)])
         rows += [_letter_row(letter) for letter in letters]

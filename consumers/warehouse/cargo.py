@@ -20,7 +20,7 @@ class Item(Protocol):
 
 
 class Missing(NamedTuple):
-    """Rows to write; how many records were sent again; how many events the others hold, written by now or not."""
+    """Rows to write, in pieces; how many records were sent again; how many events the others hold, written or not."""
 
     rows: list[bytes]
     resends: int

@@ -18,9 +18,9 @@ from consumers.ending import until
 from consumers.source import Source, SourceError
 from consumers.warehouse.cargo import Cargo, Item
 from consumers.warehouse.plans import Lane, Plan
+from consumers.warehouse.ranges import Ranges
 from consumers.warehouse.settings import Progress, WarehouseSettings
 from consumers.warehouse.tables import Away, Rejected, Superseded, Tables, Unreadable
-from schemas.records import StoredRecord
 
 _log = logging.getLogger(__name__)
 
@@ -52,11 +52,19 @@ class LaneConsumer:
     ) -> None:
         self._lane, self._source, self._tables, self._cargo = lane, source, tables, cargo
         self._settings, self._observe = settings, observe
+        self._ranges = Ranges(lane, source, cargo, settings)
         self._safe = False
         self.progress = Progress(lane.topic, lane.partition, 0, 0)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Take range after range until stopped; what fails is tried again for ever, later and later."""
+        try:
+            await self._keep_taking(stop)
+        finally:
+            await self._ranges.forget()
+        self._tell(trouble="", broken="")  # whatever it is, it is another one's now
+
+    async def _keep_taking(self, stop: asyncio.Event) -> None:
         failures = 0
         while not stop.is_set():
             try:
@@ -82,7 +90,6 @@ class LaneConsumer:
                 self._tables.suspect()
                 failures += 1
                 await self._wait(failures, reason, stop)
-        self._tell(trouble="", broken="")  # whatever it is, it is another one's now
 
     def _pause_seconds(self, took: bool, elapsed_seconds: float) -> float:
         lingers = self._settings.linger_seconds - elapsed_seconds if took else 0.0
@@ -100,6 +107,7 @@ class LaneConsumer:
 
     async def resume(self) -> int:
         """Finish the newest plan if its position was not kept, and return the next offset to take."""
+        await self._ranges.forget()
         plan = await self._tables.newest_plan(self._lane)
         position = await self._source.position(self._lane.topic, self._lane.partition)
         if plan is None:
@@ -107,63 +115,23 @@ class LaneConsumer:
         if await self._source.end(self._lane.topic, self._lane.partition) <= plan.last:
             raise LogBehind(f"the log ends before {plan.token}: was it restored from an older copy?")
         if position <= plan.last:
-            await self.write(plan, await self._read_planned(plan), again=True)
+            await self.write(plan, await self._ranges.planned(plan, safe=self._safe), again=True)
             await self.commit(plan)
         return plan.last + 1
 
     async def advance(self, first: int) -> tuple[int, bool]:
         """Plan, write and commit the next range; return the next offset and whether the range was full."""
-        records = await self._source.read(
-            self._lane.topic,
-            self._lane.partition,
-            first,
-            max_records=self._settings.range_records,
-            max_bytes=self._settings.range_bytes,
-        )
-        if not records:
+        taken = await self._ranges.take(first, safe=self._safe)
+        if taken is None:
             await self._tell_lag(first)
             return first, False
-        items = await asyncio.to_thread(self._read, records, bounded=True)
-        last = records[len(items) - 1].offset
-        plan = await self._tables.claim(Plan(self._lane, first, last))
-        if plan.last != last:
-            items = await self._read_planned(plan)
+        plan = await self._tables.claim(Plan(self._lane, first, taken.last))
+        items = taken.items if plan.last == taken.last else await self._ranges.planned(plan, safe=self._safe)
+        if taken.full:
+            self._ranges.look_ahead(plan.last + 1, len(items))
         await self.write(plan, items, again=False)
         await self.commit(plan)
-        full = len(items) < len(records) or len(records) == self._settings.range_records
-        return plan.last + 1, full
-
-    def _read(self, records: Sequence[StoredRecord], *, bounded: bool) -> list[Item]:
-        """Make records ready, in order; where bounded, stop before they are more than a range may hold."""
-        items: list[Item] = []
-        size_bytes = events = 0
-        now_ms = time.time_ns() // 1_000_000
-        for record in records:
-            item: Item = self._cargo.read(self._lane, record, self._safe, now_ms)
-            size_bytes += item.size_bytes
-            events += item.expected
-            over = size_bytes > self._settings.range_bytes or events > self._settings.range_events
-            if bounded and over and items:
-                break
-            items.append(item)
-        return items
-
-    async def _read_planned(self, plan: Plan) -> list[Item]:
-        """Read exactly the plan's range. What the log no longer has is left out."""
-        items: list[Item] = []
-        first = plan.first
-        while first <= plan.last:
-            records = await self._source.read(
-                self._lane.topic,
-                self._lane.partition,
-                first,
-                max_records=min(plan.last - first + 1, self._settings.range_records),
-                max_bytes=self._settings.range_bytes,
-            )
-            planned = [record for record in records if record.offset <= plan.last]
-            items += await asyncio.to_thread(self._read, planned, bounded=False)
-            first = planned[-1].offset + 1 if planned else plan.last + 1
-        return items
+        return plan.last + 1, taken.full
 
     async def _prune(self) -> None:
         """Forget old plans. Nothing depends on it, so what fails is said and left for the next time."""
@@ -181,7 +149,7 @@ class LaneConsumer:
                 break
             # A token that was answered and left nothing behind is spent; what is still missing needs another.
             token = f"{plan.token}+{tried}" if tried else plan.token
-            await self._tables.insert(plan, self._cargo.table, self._cargo.structure, b"".join(rows), token)
+            await self._tables.insert(plan, self._cargo.table, self._cargo.structure, rows, token)
         else:
             if again:
                 _log.error("%s: rows of %s do not stay: are they older than the retention?", self._lane, plan.token)

@@ -8,7 +8,7 @@
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ClassVar, Final
 
@@ -183,14 +183,17 @@ class Tables:
         async with self._bounded():
             return (await self._client.query(question, external_data=wanted)).result_rows
 
-    async def insert(self, plan: Plan, table: str, structure: str, rows: bytes, token: str) -> None:
-        """Write a range's rows (RowBinary) as one block. Raises `Superseded` or `Unreadable` besides the usual two."""
+    async def insert(self, plan: Plan, table: str, structure: str, rows: Iterable[bytes], token: str) -> None:
+        """Write a range's rows (RowBinary, in pieces) as one block.
+
+        Raises `Superseded` or `Unreadable` besides the usual two.
+        """
         async with self._bounded():
             await self._client.command(
                 f"INSERT INTO {table} SELECT * FROM input('{structure}') "  # noqa: S608 - constants
                 f"WHERE NOT {_FENCE} FORMAT RowBinary",
                 parameters={**_parameters(plan.lane), "first": plan.first},
-                data=_Block(rows),
+                data=_Block(b"".join(rows)),
                 settings={
                     **_INSERT_SETTINGS,
                     **self.inserting,

@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import gc
 import random
 from contextlib import AsyncExitStack
 from typing import Final
@@ -24,6 +23,7 @@ from gateway.supervisor.children import CannotGoOn
 from gateway.supervisor.door import Door, most_connections
 from gateway.supervisor.drain import Drain
 from gateway.supervisor.log import open_log
+from gateway.supervisor.memory import settle_memory
 from gateway.supervisor.numbers import numbers_beside
 from gateway.supervisor.workers import Place
 
@@ -31,8 +31,6 @@ from gateway.supervisor.workers import Place
 _DRAIN_SHARE: Final = 0.4
 # After the draining: for answers that are being written, and for stragglers that are cut off.
 _CLOSE_SHARE: Final = 0.03
-# A batch's objects die young and hold no cycles; the default of 700 would scan them in vain at every third request.
-_COLLECT_EVERY: Final = 50_000
 
 
 async def serve_devices(config: Config, place: Place, leave: asyncio.Event) -> None:
@@ -81,15 +79,8 @@ async def _serve(config: Config, place: Place, leave: asyncio.Event) -> None:
         await site.start()
         if (inner := place.inner()) is not None:
             await web.SockSite(runner, inner).start()
-        _settle_memory()
+        settle_memory()
         await leave.wait()
         await site.stop()
         within_seconds = config.grace_seconds * _DRAIN_SHARE
         await asyncio.gather(drain.finish(within_seconds), front.finish(within_seconds))
-
-
-def _settle_memory() -> None:
-    """Take all that was loaded at the start out of the collector's sight, and let it look less often."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_COLLECT_EVERY, 20, 100)

@@ -27,6 +27,7 @@ from gateway.config import Config
 from gateway.supervisor.children import CannotGoOn, Told
 from gateway.supervisor.log import WAREHOUSE
 from gateway.supervisor.members import unless, work_as_member
+from gateway.supervisor.memory import settle_memory
 from gateway.supervisor.numbers import showing
 from schemas.kafka import KafkaSettings
 from schemas.topics import TOPICS
@@ -45,6 +46,7 @@ _log = logging.getLogger(__name__)
 
 async def fill_warehouse(config: Config, told: Told, held: socket.socket | None, *, catch_up: bool) -> None:
     """Consume the log until told to leave; show numbers at the socket, if one is held. Raises `CannotGoOn`."""
+    settle_memory()
     standing, kafka = Standing(WAREHOUSE), config.kafka
     async with showing(standing, config, held):
         if kafka is not None:

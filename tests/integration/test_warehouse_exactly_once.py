@@ -156,7 +156,7 @@ async def test_a_half_finished_range_is_completed_with_or_without_its_tokens(
     # A block is written as a whole to a table's partition: what "some" leaves out is another day.
     written = items[:2] if wrote.startswith("some") else items
     without_batch, without_events = wrote.endswith("events"), wrote.endswith("batches")
-    rows = b"".join(item.row(without_batch, without_events) for item in written)
+    rows = [piece for item in written for piece in item.row(without_batch, without_events)]
     await tables.insert(plan, "landing", Batches.structure, rows, token or plan.token)
     await finish(source, tables)
     assert await each_once(warehouse_client) == (4, 20)

@@ -65,7 +65,7 @@ async def test_a_zombie_in_front_of_its_insert_is_fenced_once_the_chain_has_gone
     plan, items = await planned(source, tables)
     items = items[: plan.last + 1]
     await finish(source, tables)
-    rows = b"".join(item.row(False, False) for item in items)
+    rows = [piece for item in items for piece in item.row(False, False)]
     await tables.insert(plan, "landing", Batches.structure, rows, plan.token)  # still the newest: its token drops it
     await log.publish([make_batch(events=5)])
     await finish(source, tables)
@@ -81,7 +81,7 @@ async def test_a_zombie_that_comes_back_after_its_plan_was_pruned_is_fenced_all_
 ) -> None:
     await log.publish([make_batch(events=5) for _ in range(8)])
     plan, items = await planned(source, tables)
-    rows = b"".join(item.row(False, False) for item in items)
+    rows = [piece for item in items for piece in item.row(False, False)]
     await finish(source, tables)
     for _ in range(4):
         await log.publish([make_batch(events=5)])

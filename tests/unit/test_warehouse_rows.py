@@ -62,7 +62,7 @@ def test_a_whole_batch_passes_untouched() -> None:
     item = Batches().read(LANE, record, False, 0)
     assert isinstance(item, Document)
     assert (item.expected, item.strict) == (2, True)
-    assert rb.uint32_array(()) + rb.blob(b"{}") + rb.blob(record.value) + rb.TRUE in item.row(False, False)
+    assert rb.uint32_array(()) + rb.blob(b"{}") + rb.blob(record.value) + rb.TRUE in b"".join(item.row(False, False))
     assert item.key == ("shop", DEVICE, BATCH)
 
 
@@ -71,7 +71,7 @@ def test_a_batch_with_refused_events_is_rendered_from_the_accepted_ones(safe: bo
     item = Batches().read(LANE, batch([EVENT, "x", EVENT], refused=(1,)), safe, 0)
     assert isinstance(item, Document)
     assert (item.expected, item.strict) == (2, not safe)
-    row = item.row(False, False)
+    row = b"".join(item.row(False, False))
     assert rb.uint32_array((0, 2)) in row
     rendered = msgspec.json.decode(row[row.index(b'{"device"') : row.rindex(b"]}") + 2])
     assert rendered["events"] == [EVENT, EVENT]
