@@ -8,25 +8,26 @@ import asyncio
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Final
 
 from gateway.client.conformance import process
-from gateway.client.conformance.process import DriverProcess
+from gateway.client.conformance.process import ANSWER_SECONDS, DriverProcess
 from gateway.client.conformance.results import Failed, Result, Row, Skipped
 from gateway.client.conformance.rows import ROWS
 from gateway.client.conformance.world import World, opened
 
 ROW_SECONDS: Final = 240.0
 _READY: Final = 3
+_LAST_LINES: Final = 3
 
 
 class Garage:
     """Driver processes that are started before somebody needs them."""
 
-    def __init__(self, command: Sequence[str], log: IO[bytes] | int, ready: int) -> None:
-        self._command = command
-        self._log = log
+    def __init__(self, command: Sequence[str], log: IO[bytes] | int, ready: int, answer_seconds: float) -> None:
+        self._start = partial(process.start, command, log, answer_seconds=answer_seconds)
         self._ready = ready
         self._starting: list[asyncio.Task[DriverProcess]] = []
         self._idle: list[DriverProcess] = []
@@ -34,11 +35,11 @@ class Garage:
     async def take(self, locked: bool) -> DriverProcess:
         """Return a fresh process. Raises `Failed` where the command cannot be started."""
         if locked:
-            return await process.start(self._command, self._log, locked=True)
+            return await self._start(locked=True)
         if self._idle:
             return self._idle.pop()
         while len(self._starting) <= self._ready:
-            self._starting.append(asyncio.create_task(process.start(self._command, self._log)))
+            self._starting.append(asyncio.create_task(self._start()))
         return await self._starting.pop(0)
 
     def give(self, idle: DriverProcess) -> None:
@@ -59,12 +60,13 @@ async def judge(
     log: IO[bytes] | int = asyncio.subprocess.DEVNULL,
     only: Iterable[str] = (),
     at_once: int = 4,
+    answer_seconds: float = ANSWER_SECONDS,
     watch: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
-    """Judge a driver by every row, or by those with these names; in the table's order."""
+    """Judge a driver by every row, or by those with these names; in the table's order. It has to answer in time."""
     chosen = set(only)
     rows = [row for row in ROWS.rows if not chosen or row.name in chosen]
-    garage, room = Garage(command, log, _READY), asyncio.Semaphore(at_once)
+    garage, room = Garage(command, log, _READY, answer_seconds), asyncio.Semaphore(at_once)
 
     async def one(row: Row[World]) -> Result:
         async with room:
@@ -76,6 +78,25 @@ async def judge(
         return list(await asyncio.gather(*map(one, rows)))
     finally:
         await garage.close()
+
+
+async def greet(command: Sequence[str], answer_seconds: float = ANSWER_SECONDS) -> None:
+    """Start the driver and let it predict once: what fails here would fail in every row.
+
+    Raises `Failed` with its last words, `Skipped`.
+    """
+    with tempfile.TemporaryFile() as words, tempfile.TemporaryDirectory(prefix="backhaul-kit-") as directory:
+        garage = Garage(command, words, 0, answer_seconds)
+        try:
+            async with opened(Path(directory), garage.take) as world:
+                await world.launch()
+                await world.phone.runs()
+        except Failed as failed:
+            words.seek(0)
+            last = " / ".join(words.read().decode(errors="replace").strip().splitlines()[-_LAST_LINES:])
+            raise Failed(f"{failed}; its stderr ends: {last}" if last else str(failed)) from failed
+        finally:
+            await garage.close()
 
 
 async def _run(row: Row[World], garage: Garage) -> Result:

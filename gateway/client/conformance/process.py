@@ -25,6 +25,8 @@ from gateway.client.conformance.results import Failed, Skipped
 # Generous: a kit that runs on a loaded machine must not take slowness for a fault.
 ANSWER_SECONDS: Final = 30.0
 _SLICE_SECONDS: Final = 0.0001
+_END_SECONDS: Final = 2.0
+_SHOWN_BYTES: Final = 80
 _LINE_BYTES: Final = 64 * 1024 * 1024
 _PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 24, 1, 2
 
@@ -40,13 +42,17 @@ class Refused(Failed):
 class DriverProcess:
     """One run of the driver's command."""
 
-    def __init__(self, process: asyncio.subprocess.Process, *, locked: bool = False) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, *, locked: bool = False, answer_seconds: float = ANSWER_SECONDS
+    ) -> None:
         if process.stdin is None or process.stdout is None:
             raise ValueError("the driver has no pipes")
         self._process, self._commands, self._answers = process, process.stdin, process.stdout
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self.locked = locked
+        self._answer_seconds = answer_seconds
+        self._stray = ""
         self._ended = False
         self._reading = asyncio.create_task(self._read())
 
@@ -58,7 +64,7 @@ class DriverProcess:
     def alive(self) -> bool:
         return not self._ended
 
-    async def call(self, do: str, *, within_seconds: float = ANSWER_SECONDS, **told: Any) -> dict[str, Any]:
+    async def call(self, do: str, **told: Any) -> dict[str, Any]:
         """Tell it to do something. Raises `Died`, `Refused`, and `Skipped` for what it does not support."""
         if not self.alive:
             raise Died(f"the process is dead, and cannot do {do!r}")
@@ -66,14 +72,14 @@ class DriverProcess:
         answered = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
             self._commands.write(msgspec.json.encode({"id": number, "do": do, **told}) + b"\n")
-            async with asyncio.timeout(within_seconds):
+            async with asyncio.timeout(self._answer_seconds):
                 answer = await answered
         except (ConnectionError, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and not answered.cancelled():
                 raise
-            raise Died(f"the process died over {do!r}") from error
+            raise Died(f"the process died over {do!r}{self._end()}{self._stray}") from error
         except TimeoutError as error:
-            raise Failed(f"{do!r} was not answered within {within_seconds:g} s") from error
+            raise Failed(f"{do!r} was not answered within {self._answer_seconds:g} s{self._stray}") from error
         finally:
             self._waiting.pop(number, None)
         return _judged(do, answer)
@@ -108,15 +114,26 @@ class DriverProcess:
         with open(f"/proc/{self.pid}/statm") as file:  # noqa: PTH123 - a file of the kernel's, read at once
             return int(file.read().split()[1]) * resource.getpagesize()
 
+    def _end(self) -> str:
+        code = self._process.returncode
+        if code is None:
+            return " (it closed its stdout)"
+        return f" (signal {-code})" if code < 0 else f" (exit code {code})"
+
     async def _read(self) -> None:
         try:
             while line := await self._answers.readline():
                 answer = _read(line)
+                if not answer:
+                    self._stray = f"; its stdout said {line[:_SHOWN_BYTES]!r}, which is no answer"
                 waiting = self._waiting.get(answer.get("id", 0))
                 if waiting is not None and not waiting.done():
                     waiting.set_result(answer)
         finally:
             self._ended = True
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_END_SECONDS):
+                    await self._process.wait()
             for waiting in self._waiting.values():
                 waiting.cancel()
             await self._process.wait()
@@ -141,7 +158,9 @@ def step(driver: DriverProcess, look: Callable[[], object], changes: int, over: 
     driver.signal(signal.SIGCONT)
 
 
-async def start(command: Sequence[str], log: IO[bytes] | int, *, locked: bool = False) -> DriverProcess:
+async def start(
+    command: Sequence[str], log: IO[bytes] | int, *, locked: bool = False, answer_seconds: float = ANSWER_SECONDS
+) -> DriverProcess:
     """Start a driver. Raises `Failed` where there is no such command."""
     try:
         process = await asyncio.create_subprocess_exec(
@@ -154,7 +173,7 @@ async def start(command: Sequence[str], log: IO[bytes] | int, *, locked: bool = 
         )
     except OSError as error:
         raise Failed(f"the driver cannot be started: {error}") from error
-    return DriverProcess(process, locked=locked)
+    return DriverProcess(process, locked=locked, answer_seconds=answer_seconds)
 
 
 def _unlocked() -> None:

@@ -6,6 +6,7 @@ from typing import Final
 
 import pytest
 
+from gateway.cli import main
 from gateway.client.conformance import Result
 from gateway.client.conformance.devices import judge
 from gateway.client.conformance.results import PHONE_ONLY, Row
@@ -94,3 +95,46 @@ async def test_a_driver_that_does_not_know_a_command_is_not_blamed_for_it() -> N
 async def test_the_command_line_starts_the_same_driver() -> None:
     (result,) = await judge((sys.executable, "-m", "gateway.cli", "device", "driver"), only=["A8"])
     assert (result.outcome, result.why) == ("passed", "")
+
+
+@pytest.mark.parametrize(
+    ("driver", "said", "code"),
+    [
+        ("./nowhere", "the driver's command './nowhere' is not there", 3),
+        (__file__, "is not executable", 3),
+        ('driver "', "the --driver cannot be read: No closing quotation", 2),
+        (f"{sys.executable} -c 'import nowhere'", "(exit code 1); its stderr ends: ", 1),
+        (f"{sys.executable} -c 'import nowhere'", "No module named 'nowhere'", 1),
+        (f"{sys.executable} -c 'import os; os.kill(os.getpid(), 9)'", "died over 'start' (signal 9)", 1),
+        ("sh -c 'echo debug; exec sleep 60'", "within 1 s; its stdout said b'debug\\n', which is no answer", 1),
+    ],
+    ids=["nowhere", "not executable", "quotes", "exit code", "last words", "signal", "hangs"],
+)
+def test_a_newcomer_hears_at_once_why_no_row_can_hold(
+    driver: str, said: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["device", "check", "--driver", driver, "--answer-seconds", "1"]) == code
+    written = capsys.readouterr().err
+    assert said in written
+    assert written.count("\n") == 1
+
+
+def test_every_row_is_told_as_it_ends_also_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    driver = f"{sys.executable} -m gateway.client.conformance.driver"
+    assert main(["device", "check", "--driver", driver, "--row", "A8", "--row", "26"]) == 0
+    *lines, total = capsys.readouterr().err.splitlines()
+    assert sorted(line.split("  ", 1)[1] for line in lines) == ["passed   A8", "skipped  26"]
+    assert [line.split()[0] for line in lines] == ["1/2", "2/2"]
+    assert total == "1 passed, 0 failed, 1 skipped"
+
+
+def test_a_row_that_is_not_there_is_named_with_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["device", "check", "--driver", sys.executable, "--row", "13", "--row", "G99"]) == 2
+    assert "there is no row G99: there are 1, 2, 3," in capsys.readouterr().err
+    assert main(["device", "check", "http://127.0.0.1:9", "--app-key", "k", "--row", "13"]) == 2
+    assert "there is no row 13: there are G1, G2," in capsys.readouterr().err
+
+
+def test_a_gateway_without_a_scheme_is_the_callers_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["device", "check", "127.0.0.1:8080", "--app-key", "k"]) == 2
+    assert "127.0.0.1:8080 is no URL of a gateway, such as http://127.0.0.1:8080" in capsys.readouterr().err
