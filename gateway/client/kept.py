@@ -31,6 +31,8 @@ from schemas.wire import ModelState as Step
 
 logger = logging.getLogger(__name__)
 
+Change = Callable[[ModelState], ModelState]
+
 _encode: Final = msgspec.json.Encoder().encode
 _state: Final = msgspec.json.Decoder(ModelState)
 
@@ -105,24 +107,30 @@ class Kept:
             logger.exception("the state of %s cannot be read; it starts afresh", self.model)
             return ModelState()
 
-    def move(self, state: ModelState, *events: ModelEvent, anyway: bool = False, durable: bool = True) -> bool:
+    def move(self, change: Change, *events: ModelEvent, anyway: bool = False, durable: bool = True) -> bool:
         """Change the state and report it, in one transaction. Return whether it is written.
 
         What is not written does not happen, unless `anyway`.
         """
         try:
             with self._ground.queue.writing(durable=durable) as tx:
-                write_state(tx, self.model, _encode(state))
+                written = self._written(read_state(tx, self.model))
+                write_state(tx, self.model, _encode(change(written)))
                 for event in events:
                     self._ground.queue.add(tx, event)
         except StorageFailed as error:
             logger.warning("%s: the change could not be written: %s", self.model, error)
             if anyway:
-                self.state, self._unwritten = state, True
+                self.state, self._unwritten = change(self.state), True
                 self._ground.queue.lose(error.reason, len(events))
             return False
-        self.state, self._unwritten = state, False
+        # Here, only that: what another process has written besides is followed as a whole, with what it runs.
+        self.state, self._unwritten = change(self.state), False
         return True
+
+    def _written(self, text: bytes | None) -> ModelState:
+        """Return the state to change: what is on disk, unless it is older than ours or not there."""
+        return self.state if text is None or self._unwritten else self._read(text)
 
     def event(self, step: Step, release: int, detail: str = "", *, size: int = 0, ms: float = 0) -> ModelEvent:
         took = min(LARGEST_UINT32, max(0, round(ms)))
@@ -132,7 +140,7 @@ class Kept:
         """Say once in a session that something was refused."""
         if (release, detail) not in self._said:
             self._said.add((release, detail))
-            self.move(self.state, self.event("failed", release, detail), durable=False)
+            self.move(_as_it_is, self.event("failed", release, detail), durable=False)
 
     def attempt(self, sha256: str) -> Attempt:
         return rules.attempt_of(self.state, sha256, self._ground.context)
@@ -143,17 +151,17 @@ class Kept:
     def offered(self, entry: Release) -> None:
         """Note which release is on its way."""
         if self.state.candidate is None or self.state.candidate.sha256 != entry.sha256:
-            state = msgspec.structs.replace(self.state, candidate=entry)
-            self.move(state, self.event("offered", entry.release))
+            self.move(
+                lambda state: msgspec.structs.replace(state, candidate=entry), self.event("offered", entry.release)
+            )
 
     def fetched(self, entry: Release, *, size: int, ms: float) -> None:
         downloaded = self.event("downloaded", entry.release, size=size, ms=ms)
-        self.move(self.state, downloaded, self.event("verified", entry.release))
+        self.move(_as_it_is, downloaded, self.event("verified", entry.release))
 
     def fetch_failed(self, entry: Release, detail: str, *, wrong_bytes: bool) -> None:
         attempt = rules.fetch_failed(self.attempt(entry.sha256), self._ground.now_ms(), wrong_bytes=wrong_bytes)
-        state = rules.with_attempt(self.state, entry.sha256, attempt)
-        self.move(state, self.event("failed", entry.release, detail), anyway=True)
+        self._note(entry.sha256, attempt, self.event("failed", entry.release, detail))
 
     def may_load(self, release: int, sha256: str) -> bool:
         """Say whether an artifact may be loaded; one that has ended too many processes is left alone from now on."""
@@ -177,7 +185,7 @@ class Kept:
         self._ground.tries.forgive(sha256, self._tried_as(sha256), "load")
         before = self.attempt(sha256)
         if before != (attempt := rules.came_back(before)):
-            self.move(rules.with_attempt(self.state, sha256, attempt), anyway=True, durable=False)
+            self._note(sha256, attempt, durable=False)
 
     def _tried_as(self, sha256: str) -> str:
         """Name what deaths count for: the SDK, the system, and the tries since the last quarantine."""
@@ -188,20 +196,13 @@ class Kept:
         return rules.proven(self.attempt(sha256))
 
     def answered(self, sha256: str) -> None:
-        """Note that it came back."""
-        self._count(sha256, rules.answered)
+        """Note that a prediction of the trial came back."""
 
-    def _count(self, sha256: str, change: Callable[[Attempt], Attempt]) -> None:
-        """Change what is known of one artifact, and nothing else: another process may have written the rest."""
-        try:
-            with self._ground.queue.writing() as tx:
-                written = self._read(read_state(tx, self.model))
-                attempt = change(rules.attempt_of(written, sha256, self._ground.context))
-                write_state(tx, self.model, _encode(rules.with_attempt(written, sha256, attempt)))
-        except StorageFailed as error:
-            logger.warning("%s: a prediction on trial could not be counted: %s", self.model, error)
-        else:
-            self.state = rules.with_attempt(self.state, sha256, attempt)
+        def change(state: ModelState) -> ModelState:
+            attempt = rules.answered(rules.attempt_of(state, sha256, self._ground.context))
+            return rules.with_attempt(state, sha256, attempt)
+
+        self.move(change, durable=False)
 
     def load_failed(self, release: int, sha256: str, detail: str) -> None:
         """Give up an artifact that cannot be loaded or proven here."""
@@ -218,5 +219,11 @@ class Kept:
         self._abandon(sha256, self.attempt(sha256), self.event("failed", release, detail))
 
     def _abandon(self, sha256: str, attempt: Attempt, event: ModelEvent) -> None:
-        state = rules.with_attempt(rules.without(self.state, sha256), sha256, attempt)
-        self.move(state, event, anyway=True)
+        self.move(lambda state: rules.with_attempt(rules.without(state, sha256), sha256, attempt), event, anyway=True)
+
+    def _note(self, sha256: str, attempt: Attempt, *events: ModelEvent, durable: bool = True) -> None:
+        self.move(lambda state: rules.with_attempt(state, sha256, attempt), *events, anyway=True, durable=durable)
+
+
+def _as_it_is(state: ModelState) -> ModelState:
+    return state

@@ -57,9 +57,8 @@ class Slot:
     def restore(self, text: bytes | None) -> None:
         """Take up what was written, and load what should run."""
         self.kept.restore(text)
-        changed = rules.bundle_changed(self.kept.state, self.bundled.release)
-        if changed != self.kept.state:
-            self.kept.move(changed, anyway=True)
+        if self.kept.state.bundled != self.bundled.release:
+            self.kept.move(lambda state: rules.bundle_changed(state, self.bundled.release), anyway=True)
         self.settle()
 
     def have(self) -> Have:

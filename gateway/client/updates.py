@@ -181,9 +181,8 @@ class Updates:
             kept = slot.kept
             if kept.state.document and not self._is_bound(kept.state):
                 _drop(slot)
-            elif (after := rules.still_listed(kept.state, kept.catalogue, kept.floor)) != kept.state:
-                kept.move(after, *_revocations(slot, kept.state, after), anyway=True)
-                slot.settle()
+            else:
+                _relist(slot)
 
     def _is_bound(self, state: rules.ModelState, now_ms: int | None = None) -> bool:
         """Say whether a key that is believed signed the catalogue that is kept."""
@@ -212,10 +211,14 @@ class Updates:
             slot.refused = f"{verdict.code}: catalogue signed by {signers}"
             return
         slot.refused = ""
-        before = kept.state
-        after = rules.accepted(known, verdict.catalogue, news, slot.bundled.sha256, self._ground.floor(kept.model))
-        kept.move(after, *_revocations(slot, before, after), anyway=True)
-        kept.catalogue = verdict.catalogue
+        catalogue, least, orphaned = verdict.catalogue, self._ground.floor(kept.model), known is not kept.state
+
+        def accept(state: rules.ModelState) -> rules.ModelState:
+            taken = rules.unbound(state) if orphaned else state
+            return rules.accepted(taken, catalogue, news, slot.bundled.sha256, least)
+
+        kept.move(accept, *_revocations(slot, kept.state, accept(kept.state)), anyway=True)
+        kept.catalogue = catalogue
         # The bundle itself may run under a number, and by terms, that are listed no more.
         running, bundled = slot.running, slot.bundled
         if slot.use() == "bundled" and (running.sha256, running.release) != (bundled.sha256, bundled.release):
@@ -274,10 +277,25 @@ def _drop(slot: Slot) -> None:
     kept, leaving = slot.kept, slot.running.source in ("ota", "previous")
     events = [kept.event("reverted", slot.running.release, "key_revoked")] if leaving else []
     use: Use = kept.state.use if isinstance(kept.state.use, str) else "bundled"
-    gone = msgspec.structs.replace(rules.unbound(kept.state), active=None, previous=None, candidate=None, use=use)
-    kept.move(gone, *events, anyway=True)
+    kept.move(
+        lambda state: msgspec.structs.replace(
+            rules.unbound(state), active=None, previous=None, candidate=None, use=use
+        ),
+        *events,
+        anyway=True,
+    )
     kept.catalogue = None
     slot.settle()
+
+
+def _relist(slot: Slot) -> None:
+    """Stop what is below the floors of a new key list."""
+    kept, catalogue, floor = slot.kept, slot.kept.catalogue, slot.kept.floor
+    after = rules.still_listed(kept.state, catalogue, floor)
+    if after != kept.state:
+        events = _revocations(slot, kept.state, after)
+        kept.move(lambda state: rules.still_listed(state, catalogue, floor), *events, anyway=True)
+        slot.settle()
 
 
 def _revocations(slot: Slot, before: rules.ModelState, after: rules.ModelState) -> list[ModelEvent]:
@@ -296,8 +314,8 @@ def _hold(slot: Slot, use: str) -> None:
         return
     leaving = running.model is not None and (use == "none" or running.source != "bundled")
     events = [kept.event("reverted", running.release, f"told_{use}")] if leaving else []
-    state = msgspec.structs.replace(kept.state, use="none" if use == "none" else "bundled")
-    if kept.move(state, *events):
+    told: Use = "none" if use == "none" else "bundled"
+    if kept.move(lambda state: msgspec.structs.replace(state, use=told), *events):
         slot.settle()
 
 
@@ -306,7 +324,7 @@ def _adopt(slot: Slot, entry: Release) -> None:
     kept = slot.kept
     if kept.state.use == entry.release and kept.state.active == entry:
         return
-    if kept.move(rules.activated(kept.state, entry)):
+    if kept.move(lambda state: rules.activated(state, entry)):
         source = slot.source_of(entry)
         slot.running = msgspec.structs.replace(
             slot.running,
@@ -321,11 +339,10 @@ def _activate(slot: Slot, entry: Release, running: Running, *, ms: float) -> Non
     """Switch to a proven release, on disk first."""
     kept, old = slot.kept, slot.running
     attempt = rules.came_back(kept.attempt(entry.sha256))
-    state = rules.with_attempt(rules.activated(kept.state, entry), entry.sha256, attempt)
     events = [kept.event("activated", entry.release, size=entry.size, ms=ms)]
     if old.model is not None and old.release > entry.release:
         events.insert(0, kept.event("reverted", old.release, f"told_{entry.release}"))
-    if kept.move(state, *events):
+    if kept.move(lambda state: rules.with_attempt(rules.activated(state, entry), entry.sha256, attempt), *events):
         slot.running = running
     else:
         kept.came_back(entry.sha256)
