@@ -230,7 +230,7 @@ def test_the_command_says_what_holds_by_its_exit_code(tmp_path: Path, capsys: py
         (["http://127.0.0.1:9", "--app-key", "shop.secret"], 3, "does not answer"),
         ([], 2, "name either a gateway's URL or a --driver"),
         (["http://127.0.0.1:9", "--driver", "x"], 2, "name either"),
-        (["--driver", "/nowhere/driver"], 3, "there is no command '/nowhere/driver'"),
+        (["--driver", "/nowhere/driver"], 3, "the driver's command '/nowhere/driver' is not there"),
         (["--driver", "true", "--row", "77"], 2, "there is no row 77"),
         (["--driver", "true", "--row", "28"], 1, ""),
     ],
