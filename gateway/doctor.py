@@ -7,7 +7,6 @@
 
 import asyncio
 import importlib.metadata
-import logging
 import os
 import platform
 import re
@@ -15,8 +14,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -29,6 +27,7 @@ from msgspec import Struct
 from consumers.lag import Lag
 from gateway.config import KEYS, Config, shown_value
 from gateway.config_kafka import unusable
+from gateway.quiet import quiet
 from gateway.supervisor import behind, runfile
 from gateway.supervisor.lock import holder, is_alive, is_locked
 from schemas.versions import satisfies
@@ -38,6 +37,8 @@ State = Literal["ok", "warn", "fail"]
 _PATIENCE_SECONDS: Final = 5.0
 _MIB: Final = 1024 * 1024
 _GIB: Final = 1024 * _MIB
+# What they would log is the finding.
+_NOISY: Final = ("aiokafka", "gateway.releases.snapshot")
 _LOW_DISK_BYTES: Final = 2 * _GIB
 _FSYNCS: Final = 5
 # Every acknowledgement waits for one: past this a device's request is mostly waiting for the disk.
@@ -85,9 +86,11 @@ async def examine(config: Config) -> AsyncIterator[Finding]:
         _retention,
     ):
         try:
-            yield await asyncio.wait_for(check(config), 4 * _PATIENCE_SECONDS)
+            with quiet(*_NOISY):
+                finding = await asyncio.wait_for(check(config), 4 * _PATIENCE_SECONDS)
         except Exception as error:  # the boundary: a check that breaks is a finding like any other
-            yield Finding(check.__name__.strip("_"), "fail", f"the check itself failed: {error!r}", "report this")
+            finding = Finding(check.__name__.strip("_"), "fail", f"the check itself failed: {error!r}", "report this")
+        yield finding
 
 
 async def _settings(config: Config) -> Finding:
@@ -181,8 +184,7 @@ async def _store(config: Config) -> Finding:
         store = Store.open(address)
         apps = await asyncio.wait_for(store.names("apps"), _PATIENCE_SECONDS)
         keeper = SnapshotKeeper(store, inline_bytes=0)
-        with _quiet(SnapshotKeeper.__module__):  # what it would log is the finding
-            await asyncio.wait_for(keeper.refresh(), 2 * _PATIENCE_SECONDS)
+        await asyncio.wait_for(keeper.refresh(), 2 * _PATIENCE_SECONDS)
     except (StoreError, TimeoutError) as error:
         return Finding(
             "store", "fail", f"{address}: {str(error) or 'no answer'}", "check store_url and its credentials"
@@ -216,7 +218,6 @@ async def _kafka(config: Config) -> Finding:
         return Finding("kafka", "ok", "not used: the log is a file in the data directory")
     if wrong := unusable(kafka):
         return Finding("kafka", "fail", wrong, "check kafka_ca_file, kafka_certificate_file and kafka_key_file")
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what is wrong is said in the finding
     try:
         report = await asyncio.wait_for(examine_topics(kafka, config.topics, TOPICS), 2 * _PATIENCE_SECONDS)
     except (KafkaError, OSError) as error:  # a timeout is an OSError
@@ -350,16 +351,6 @@ def _clock_finding(part: str, text: str, ahead_ms: float) -> Finding:
             part, "warn", f"{text}, its clock is {ahead_ms / 1000:+.1f} s from ours", "run an NTP client on both"
         )
     return Finding(part, "ok", f"{text}, its clock agrees with ours")
-
-
-@contextmanager
-def _quiet(logger: str) -> Iterator[None]:
-    noisy = logging.getLogger(logger)
-    before, noisy.disabled = noisy.disabled, True
-    try:
-        yield
-    finally:
-        noisy.disabled = before
 
 
 def _existing(path: Path) -> Path:

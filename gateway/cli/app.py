@@ -25,7 +25,7 @@ def register(nouns: Nouns) -> None:
 def _create(arguments: Namespace) -> int:
     from gateway.releases.apps import create_app
 
-    key = change_store(configuration(arguments), lambda store: create_app(store, arguments.name, now_ms()))
+    key = change_store(configuration(arguments), lambda store: create_app(store, arguments.name, now_ms()), makes=True)
     return _show_key(arguments, key)
 
 

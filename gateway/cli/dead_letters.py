@@ -133,19 +133,16 @@ def _replay(arguments: Namespace) -> int:
 
 
 def _replayed(arguments: Namespace) -> "list[Outcome]":
-    import logging
-
     from consumers.dead_letters import kept
     from gateway.cli.replaying import bring_back
     from gateway.cli.warehouse import ask
     from gateway.publish import Unavailable
+    from gateway.quiet import quiet
 
     if not (arguments.digests or arguments.app or arguments.reason):
         raise Misused("say which: digests, --app or --reason")
     config = configuration(arguments)
     check_files(config)
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    logging.getLogger("gateway.publish").setLevel(logging.CRITICAL)  # what is wrong is said once, below
 
     async def again(client: "AsyncClient") -> "list[Outcome]":
         # Every digest may turn out to be the beginning of two.
@@ -158,6 +155,7 @@ def _replayed(arguments: Namespace) -> "list[Outcome]":
         return await bring_back(client, config, letters, dry=arguments.dry_run)
 
     try:
-        return ask(config, again)
+        with quiet("aiokafka", "gateway.publish"):  # what is wrong is said once, below
+            return ask(config, again)
     except Unavailable as error:
         raise Unreachable(f"the log takes nothing now: {error.reason}") from error

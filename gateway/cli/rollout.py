@@ -144,7 +144,10 @@ def _start(arguments: Namespace) -> int:
 def _hold(arguments: Namespace) -> int:
     from gateway.releases.transitions import hold
 
-    return _step(arguments, lambda last, change: hold(last, arguments.app, arguments.model, arguments.use, change))
+    def step(last: "Rollout | None", change: "Change") -> "Rollout":
+        return hold(last, arguments.app, arguments.model, arguments.use, change)
+
+    return _step(arguments, step, known=False)  # it may come before the first release
 
 
 def _advance(arguments: Namespace) -> int:
@@ -179,15 +182,18 @@ def _complete(arguments: Namespace) -> int:
     return _step(arguments, lambda last, change: complete(last, change, arguments.winner))
 
 
-def _step(arguments: Namespace, step: Step, *, stops: bool = False) -> int:
+def _step(arguments: Namespace, step: Step, *, stops: bool = False, known: bool = True) -> int:
+    from gateway.releases.catalogues import check_model
     from gateway.releases.rollouts import change
 
     signed, app, model = _change_of(arguments), arguments.app, arguments.model
-    changed = change_store(
-        configuration(arguments),
-        lambda store: change(store, app, model, lambda last: step(last, signed), stops=stops, seen=arguments.seen),
-    )
-    return _show_changed(arguments, changed)
+
+    async def take(store: "Store") -> "Changed":
+        if known:
+            await check_model(store, app, model)
+        return await change(store, app, model, lambda last: step(last, signed), stops=stops, seen=arguments.seen)
+
+    return _show_changed(arguments, change_store(configuration(arguments), take, app=app))
 
 
 def _approve(arguments: Namespace) -> int:

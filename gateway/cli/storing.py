@@ -2,9 +2,11 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import unquote, urlsplit
 
-from gateway.cli.failures import CommandError, Unreachable
+from gateway.cli.failures import CommandError, Misused, Unreachable
 from gateway.cli.printing import note
 
 if TYPE_CHECKING:
@@ -14,24 +16,35 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def change_store(config: "Config", action: "Callable[[Store], Awaitable[T]]") -> T:
-    """Do what `with_store` does for an action that writes, and say where no gateway here reads what was written."""
-    done = with_store(config, action)
+def change_store(
+    config: "Config", action: "Callable[[Store], Awaitable[T]]", *, app: str | None = None, makes: bool = False
+) -> T:
+    """Do what `with_store` does for an action that writes, and say where no gateway here reads what was written.
+
+    With `makes`, the store may be made for it.
+    """
+    done = with_store(config, action, app=app, makes=makes)
     if not config.store_url and not _is_served(config):
         note(f"nothing serves {config.data} now: a gateway on another directory does not see this (--data names it)")
     return done
 
 
-def with_store(config: "Config", action: "Callable[[Store], Awaitable[T]]", *, app: str | None = None) -> T:
+def with_store(
+    config: "Config", action: "Callable[[Store], Awaitable[T]]", *, app: str | None = None, makes: bool = False
+) -> T:
     """Open the configured store and act on it. Raises `CommandError` where the store or a rule refuses.
 
-    With `app`, that app must be there: a name that is misspelt is not an app without releases.
+    With `app`, that app must be there: a name that is misspelt is not an app without releases. Without `makes`, so must
+    the store: a directory that is misspelt is not an empty store.
     """
     import asyncio
 
     from gateway.releases.apps import load_app
     from gateway.releases.errors import BadDocument, ReleaseError
     from gateway.releases.store import AlreadyExists, NotFound, Store, StoreError
+
+    if not makes:
+        _check_there(config)
 
     async def act() -> T:
         store = Store.open(config.store_address)
@@ -50,6 +63,16 @@ def with_store(config: "Config", action: "Callable[[Store], Awaitable[T]]", *, a
         raise CommandError(f"{error}: it is not in the store {config.store_address}") from error
     except StoreError as error:
         raise Unreachable(f"{error}: check store_url ({config.store_address}) and its credentials") from error
+
+
+def _check_there(config: "Config") -> None:
+    """Refuse a store in a directory that is not there, before it is made by looking. Raises `Misused`."""
+    place = urlsplit(config.store_address)
+    if place.scheme == "file" and not Path(unquote(place.path)).is_dir():
+        named = "store_url names another" if config.store_url else "--data names the directory that it is in"
+        raise Misused(
+            f"there is no store {config.store_address}: `backhaul serve` or `app create` makes one, and {named}"
+        )
 
 
 def _is_served(config: "Config") -> bool:

@@ -29,6 +29,7 @@ PROBES: Final = 5
 TOLERANCE: Final = 1e-5
 # Ten units in the last place of a float32: what a device may round differently.
 _ROUNDING: Final = 1e-6
+_WHAT_TO_GIVE: Final = "give an .mlmodel file; of another kind, say so with --format onnx or --format opaque"
 _CANDIDATES: Final = 64
 _STEPS: Final = 1024
 # Above this a float32 has no room for the span between low and high.
@@ -90,8 +91,8 @@ def inspect(data: bytes, form: Format) -> Facts | None:
     try:
         return coreml_facts(data, list(CoreMLRuntime().load(data).labels))
     except BadModel as error:
-        hint = "; it is an ONNX model: publish it as 'onnx'" if _is_onnx(data) else ""
-        raise BadArtifact(f"the file is not a Core ML model that devices can run: {error}{hint}") from error
+        hint = "it is an ONNX model: say --format onnx" if _is_onnx(data) else _WHAT_TO_GIVE
+        raise BadArtifact(f"the file is not a Core ML model that devices can run ({error}): {hint}") from error
 
 
 def split_names(text: str) -> list[str]:

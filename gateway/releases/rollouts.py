@@ -197,6 +197,11 @@ async def _check_uses(store: Store, rollout: Rollout, before: Rollout | None, *,
                 f"release {use} of {rollout.app}/{rollout.model} is not listed or is below the floor: listed are "
                 f"{', '.join(map(str, sorted(listed))) or 'none'}; publish it first"
             )
+    if rollout.state == "running" and catalogue.expires_at <= rollout.at:
+        raise BadPlan(
+            f"catalogue {catalogue.number} of {rollout.app}/{rollout.model} has expired, so no device would take up "
+            f"release {fresh[-1]}: sign it again first, with 'release renew'"
+        )
 
 
 async def _newest_catalogue(store: Store, app: str, model: str) -> Catalogue:

@@ -76,8 +76,31 @@ def test_another_key_lets_the_first_be_revoked(run: Run) -> None:
 
 
 def test_no_apps_is_no_error(run: Run) -> None:
+    Path("backhaul-data/store").mkdir(parents=True)
     assert run("app", "list") == (0, "", "no apps yet: backhaul app create NAME\n")
     assert run("app", "list", "--json").out == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("app", "list"),
+        ("release", "list"),
+        ("release", "verify"),
+        ("key", "list", "--app", "shop"),
+        ("rollout", "status", "--app", "shop", "--model", "upsell"),
+        ("rollout", "start", "--app", "shop", "--model", "upsell", "--challenger", "2", "--reason", "x"),
+        ("explain", "--app", "shop", "--model", "upsell", "--device", "x"),
+        ("cost", "--devices", "5", "--release", "1"),
+        ("static", "out"),
+    ],
+)
+def test_a_data_directory_that_is_misspelt_is_no_empty_store(run: Run, words: tuple[str, ...]) -> None:
+    run("app", "create", "shop")
+    refused = run(*words, "--data", "typo")
+    assert (refused.code, refused.out) == (2, "")
+    assert "/typo/store: `backhaul serve` or `app create` makes one, and --data names the directory" in refused.err
+    assert not Path("typo").exists()
 
 
 def test_a_key_pair_is_private_and_never_overwritten(run: Run) -> None:
@@ -114,7 +137,7 @@ def test_releases_are_numbered_and_listed_newest_first(run: Run, publish: Callab
     [
         (("--sdk", "~=2"), "not a comparison"),
         (("--file", "nothing.mlmodel"), "cannot read nothing.mlmodel"),
-        (("--file", "release.pem"), "is not a Core ML model"),
+        (("--file", "release.pem"), "give an .mlmodel file"),
         (("--sign", "release.pem.pub"), "is not a private key"),
         (("--app", "nobody"), "there is no app 'nobody'"),
         (("--threshold", "7"), "from 0 to 1"),
@@ -144,7 +167,7 @@ def test_the_publisher_brings_golden_vectors_in_a_file(run: Run, publish: Callab
 
 
 def test_a_store_that_cannot_be_reached_is_exit_code_3(run: Run) -> None:
-    refused = run("app", "list", "--data", "/proc/nowhere")
+    refused = run("app", "create", "shop", "--data", "/proc/nowhere")
     assert refused.code == 3
     assert "check store_url" in refused.err
 

@@ -158,9 +158,18 @@ def test_what_cannot_be_done_says_why_in_one_line(run: Run, words: tuple[object,
     assert refused.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("verb", ["status", "history", "diff"])
-def test_a_model_that_is_misspelt_is_no_model_without_rollouts(run: Run, verb: str) -> None:
-    refused = run("rollout", verb, "--app", "shop", "--model", "upsel")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status",),
+        ("history",),
+        ("diff",),
+        ("start", "--challenger", 42, "--reason", "x"),
+        ("rollback", "--reason", "x"),
+    ],
+)
+def test_a_model_that_is_misspelt_is_no_model_without_rollouts(run: Run, words: tuple[object, ...]) -> None:
+    refused = run("rollout", *words, "--app", "shop", "--model", "upsel")
     assert (refused.code, refused.out) == (1, "")
     assert "nothing is published for a model 'upsel' of shop: its models are upsell" in refused.err
 

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import replace
 
 from gateway.releases import transitions
 from gateway.releases.apps import create_app, load_app
@@ -148,6 +149,16 @@ async def test_a_release_below_the_floor_cannot_be_rolled_out_but_a_rollback_nev
     assert (
         await change(store, "shop", "upsell", lambda last: start(last, challenger=3, champion="bundled"))
     ).number == 3
+
+
+async def test_no_rollout_starts_on_a_catalogue_that_has_expired(store: Store) -> None:
+    late = replace(ANN, at_ms=91 * 86_400_000)
+    plan = Plan(app="shop", model="upsell", challenger=2, champion=1)
+    with pytest.raises(BadPlan, match=r"catalogue 2 of shop/upsell has expired.*'release renew'"):
+        await change(store, "shop", "upsell", lambda last: transitions.start(last, plan, late))
+    await begun(store)
+    back = await change(store, "shop", "upsell", lambda last: transitions.roll_back(last, late), stops=True)
+    assert back.rollout.state == "rolled_back", "a stop never asks"
 
 
 async def test_what_does_not_exist_says_so(store: Store) -> None:
