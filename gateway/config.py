@@ -146,6 +146,16 @@ class Config(KafkaKeys, frozen=True, kw_only=True):
         int, Meta(ge=0, le=MIB, description="artifact downloads up to this size travel inside the reply; 0: none do")
     ] = 8192
 
+    gateway_nice: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=19,
+            description="how far gateway processes stand back, as nice(1) counts, for the consumer and ClickHouse that "
+            "`serve` runs beside their embedded log: no more is then taken in for long than is stored; 0: not at all",
+        ),
+    ] = 3
+
     log_max_bytes: Annotated[
         int, Meta(ge=MIB, le=2**50, description="how much the embedded log keeps before batches are answered 503")
     ] = 8 * GIB

@@ -8,6 +8,8 @@
 * **One instance a data directory** (`lock`): held by the supervisor and inherited by every child.
 * **A child that ends or hangs is started again**, after 0.2 s and up to 5 s (`child`, `pulse`). No child waits for
   another: the gateway takes batches while ClickHouse is down, and the consumer catches up.
+* **What is taken in does not outrun for long what is stored**: where all of it shares one machine's cores, the gateway
+  stands back for the consumer and ClickHouse (`children`, the key `gateway_nice`).
 * **The supervisor holds the listening sockets** (`workers`), so a device that connects while the gateway is being
   started again waits in the queue instead of being refused, and a taken port is one clear line.
 * **Any number on one Kafka**: gateways share nothing but the object store; consumers of one warehouse are one group

@@ -52,7 +52,7 @@ def beside(
     """Send half of what the server takes, at an even pace, and look at it."""
     say("  half load")
     half = measured(server, replace(load, rate=rate / 2, seconds=3 * load.seconds), ground, 1)
-    stall_ms = 1000 * gauge(server, "loop_stall_seconds")
+    stall_ms = 1000 * gauge(server.port, "loop_stall_seconds")
     replies = [len(server.send_one(body)) for body in bodies[:_REPLIES]]
     return Beside(half, stall_ms, median(replies))
 
@@ -73,7 +73,7 @@ def remembered(
         for broker in kafka.brokers:
             broker.pause()
         _good(server, replace(load, rate=_STALLED_SHARE * rate, seconds=_STALLED_SECONDS))
-        spooled = int(gauge(server, "sink_spool_stored_records"))
+        spooled = int(gauge(server.port, "sink_spool_stored_records"))
     finally:
         for broker in kafka.brokers:
             broker.resume()
@@ -81,9 +81,9 @@ def remembered(
     return Memory(after, before, peak_bytes(server.pid) / _MIB, spooled)
 
 
-def gauge(server: Server, name: str) -> float:
-    """Return one of the gateway's own metrics. Raises `Wrong` where it has none of the name."""
-    with urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=10) as answer:
+def gauge(port: int, name: str) -> float:
+    """Return one of the own metrics of the gateway that listens there. Raises `Wrong` where it has none of the name."""
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     found = re.search(rf"^backhaul_{name} (\S+)$", text, re.MULTILINE)
     if found is None:
@@ -97,7 +97,7 @@ def _good(server: Server, load: Load) -> int:
 
 def _await_drained(server: Server) -> None:
     deadline = time.monotonic() + _DRAINED_SECONDS
-    while gauge(server, "sink_spool_direct") != 1:
+    while gauge(server.port, "sink_spool_direct") != 1:
         if time.monotonic() > deadline:
             raise Wrong("the spool does not drain")
         time.sleep(0.2)

@@ -38,8 +38,8 @@ _CORE: Final = ("floor", "bare", OURS)
 _OTHER_SIZES: Final = (0, 10, 200)
 _OTHER_ROUNDS: Final = 3
 _MILLIONS: Final = 10
-# A whole system takes less than its gateway alone; more bodies than are sent cost only their making.
-_FILLED_SHARE: Final = 1.5
+# The warehouse is filled for so much longer than a round takes: half a minute.
+_FILLED_TIMES: Final = 15
 _PAIRS: Final = {
     DECISION: (OURS, "backhaul-ingest"),
     TWO_WORKERS: ("backhaul-2-workers", OURS),
@@ -158,17 +158,26 @@ class _Run:
     def _filled(self, load: Load, found: dict[str, Row], missing: dict[str, str]) -> Filled | None:
         if OURS not in found:
             return None
-        seconds = 5 * self._plan.seconds
-        count = int(_FILLED_SHARE * seconds * found[OURS].batches_per_second)
-        file = self._ground.directory / "distinct"
-        file.write_bytes(framed(distinct(_made(load.events), count, _SEED)))
+        seconds = _FILLED_TIMES * self._plan.seconds
+        rate = found[OURS].batches_per_second
+        full = self._distinct("distinct", load, seconds, rate)
+        half = self._distinct("others", load, seconds / 2, rate)
         try:
-            return fill(self._ground, load, replace(load, bodies={"batches": file}, seconds=seconds), self._say)
+            return fill(self._ground, load, full, half, self._say)
         except (Missing, Wrong) as wrong:
             missing["warehouse"] = str(wrong)
             return None
         finally:
-            file.unlink()
+            for each in (full, half):
+                each.bodies["batches"].unlink()
+
+    def _distinct(self, name: str, load: Load, seconds: float, rate: float) -> Load:
+        """Return a load of batches that are all stored anew, as many as are sent at most."""
+        file = self._ground.directory / name
+        with file.open("wb") as out:
+            for body in distinct(_made(load.events), int(seconds * rate), self._dice.randrange(2**32)):
+                out.write(framed([body]))
+        return replace(load, bodies={"batches": file}, seconds=seconds)
 
     def _load(self, events: int) -> Load:
         files: dict[Speaks, Path] = {name: self._ground.directory / f"{name}-{events}" for name in get_args(Speaks)}

@@ -178,11 +178,20 @@ def _alone(beside: Mapping[str, Any] | None) -> Iterator[str]:
 def _warehouse(filled: Mapping[str, Any] | None) -> Iterator[str]:
     if not filled:
         return
-    kept_up = filled["events"] / (filled["seconds"] + filled["behind_seconds"])
-    stored, taken = f"{kept_up:,.0f}", f"{filled['events_per_second']:,.0f}"
     yield (
         f"Log to warehouse, a whole `backhaul serve` and the load on these cores: {filled['both_us']:.1f} µs an event "
-        f"({filled['consumer_us']:.1f} consumer, {filled['clickhouse_us']:.1f} ClickHouse, with rollups and merges); "
-        f"the gateway took {taken} events a second, {stored} a second were stored until the last one, "
-        f"{filled['behind_seconds']:.1f} s after the load had ended."
+        f"({filled['consumer_us']:.1f} consumer, {filled['clickhouse_us']:.1f} ClickHouse, with rollups and merges)."
     )
+    if kept_up := filled.get("kept_up"):
+        taken, stored = (f"{kept_up[name]:,.0f}" for name in ("taken_per_second", "stored_per_second"))
+        yield (
+            f"At full load for {filled['seconds']:.0f} s, the first third not counted, the gateway took {taken} events "
+            f"a second and {stored} a second were stored; at most {kept_up['behind_seconds']:.1f} s of intake waited. "
+            f"The last event was stored {filled['behind_seconds']:.1f} s after the load."
+        )
+    if half := filled.get("half_load"):
+        yield (
+            f"At half of that, {half['events_per_second']:,.0f} events a second: acknowledged in {half['p50_ms']:.1f} "
+            f"ms at the median, {half['p99_ms']:.1f} ms at the 99th percentile; the event loop stood still for "
+            f"{half['loop_stall_ms']:.0f} ms at most, full load included."
+        )

@@ -4,16 +4,23 @@
   this machine's cores together with the load generator.
 * Processor time is counted until the last event is stored and the server's merges have had some seconds, so work that
   is put off is not left out.
+* Keeping up is judged while the load lasts, after a warm-up: by what is stored beside what is taken in, and by the most
+  that waits. A range that is under way always does, however long the load is.
+* At half of that load it is asked how long devices wait for an answer beside all this.
 """
 
 import asyncio
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from statistics import linear_regression
+from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
@@ -23,6 +30,7 @@ from gateway.clickhouse_server import READER, connect, password_of
 from gateway.config import Config, to_environment
 from gateway.supervisor import runfile
 from schemas.topics import BATCHES
+from tests.bench.beside import gauge
 from tests.bench.build import Missing
 from tests.bench.processes import peak_bytes, used
 from tests.bench.programs import PROGRAMS, Ground, port_for_program
@@ -30,11 +38,42 @@ from tests.bench.rounds import Load, Wrong
 
 _SETTLE_SECONDS: Final = 5.0
 _CATCH_UP_SECONDS: Final = 120.0
+_WARM_UP_SHARE: Final = 1 / 3
+_LOOK_EVERY_SECONDS: Final = 0.1
 _STORED_BYTES_PER_EVENT: Final = """
 SELECT (SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND database = 'backhaul')
     / (SELECT count() FROM backhaul.events)
 """
 _PARTS: Final = ("gateway", "warehouse", "clickhouse")
+
+
+class Look(NamedTuple):
+    """How many batches were taken in and stored, so many seconds after the load began."""
+
+    seconds: float
+    taken: int
+    stored: int
+
+
+class KeptUp(Struct, frozen=True, kw_only=True):
+    """The last `seconds` of a load. Rates are of events.
+
+    `behind_seconds` is the most that was not stored yet, in seconds of what was taken in.
+    """
+
+    seconds: float
+    taken_per_second: float
+    stored_per_second: float
+    behind_seconds: float
+
+
+class HalfLoad(Struct, frozen=True, kw_only=True):
+    """How devices were answered at half the load; `loop_stall_ms` is the gateway's own metric, full load included."""
+
+    events_per_second: float
+    p50_ms: float
+    p99_ms: float
+    loop_stall_ms: float
 
 
 class Filled(Struct, frozen=True, kw_only=True):
@@ -50,15 +89,19 @@ class Filled(Struct, frozen=True, kw_only=True):
     clickhouse_us: float
     both_us: float
     gateway_us: float
-    behind_records: int
+    kept_up: KeptUp
     behind_seconds: float
+    half_load: HalfLoad
     stored_bytes_per_event: float
     consumer_peak_mib: float
     clickhouse_peak_mib: float
 
 
-def fill(ground: Ground, warm_up: Load, load_: Load, say: Callable[[str], None]) -> Filled:
-    """Send a load of distinct batches to a whole system; return what its parts used. Raises `Missing` or `Wrong`."""
+def fill(ground: Ground, warm_up: Load, load_: Load, other: Load, say: Callable[[str], None]) -> Filled:
+    """Send a load of distinct batches to a whole system, then half as many of others; return what its parts used.
+
+    Raises `Missing` or `Wrong`.
+    """
     directory = ground.directory / "whole"
     with _Served(directory, ground) as served:
         served.send(warm_up)
@@ -67,14 +110,17 @@ def fill(ground: Ground, warm_up: Load, load_: Load, say: Callable[[str], None])
         say("  filling the warehouse")
         before, first = served.used(), served.events()
         began = time.monotonic()
-        good = served.send(load_)
-        took, behind = time.monotonic() - began, served.behind()
+        with served.looking() as looks:
+            good = int(served.send(load_)["good"])
+        took = time.monotonic() - began
         waited = served.await_caught_up()
         time.sleep(_SETTLE_SECONDS)
         after, events = served.used(), good * load_.events
         if served.events() - first != events:
             raise Wrong(f"{events} events were acknowledged and {served.events() - first} are stored")
         spent = {name: (after[name] - before[name]) / events * 1e6 for name in _PARTS}
+        say("  half of that")
+        counted = served.send(replace(other, rate=good / took / 2))
         return Filled(
             events=events,
             seconds=took,
@@ -83,12 +129,35 @@ def fill(ground: Ground, warm_up: Load, load_: Load, say: Callable[[str], None])
             clickhouse_us=spent["clickhouse"],
             both_us=spent["warehouse"] + spent["clickhouse"],
             gateway_us=spent["gateway"],
-            behind_records=behind,
+            kept_up=kept_up(looks, load_),
             behind_seconds=waited,
+            half_load=HalfLoad(
+                events_per_second=counted["good"] / counted["seconds"] * other.events,
+                p50_ms=counted["p50_ms"],
+                p99_ms=counted["p99_ms"],
+                loop_stall_ms=1000 * gauge(served.port, "loop_stall_seconds"),
+            ),
             stored_bytes_per_event=stored_bytes,
             consumer_peak_mib=peak_bytes(served.pids["warehouse"]) / 2**20,
             clickhouse_peak_mib=peak_bytes(served.pids["clickhouse"]) / 2**20,
         )
+
+
+def kept_up(looks: Sequence[Look], load_: Load) -> KeptUp:
+    """Compare what was stored with what was taken in, in the last two thirds of the load.
+
+    Events are stored by the hundred thousand, so how fast what waits grows is fitted, not taken from two moments.
+    """
+    counted = [look for look in looks if load_.seconds * _WARM_UP_SHARE <= look.seconds <= load_.seconds]
+    seconds = [look.seconds for look in counted]
+    waiting = [look.taken - look.stored for look in counted]
+    taken = linear_regression(seconds, [look.taken for look in counted]).slope
+    return KeptUp(
+        seconds=seconds[-1] - seconds[0],
+        taken_per_second=taken * load_.events,
+        stored_per_second=(taken - linear_regression(seconds, waiting).slope) * load_.events,
+        behind_seconds=max(waiting) / taken,
+    )
 
 
 class _Served:
@@ -97,14 +166,14 @@ class _Served:
     def __init__(self, directory: Path, ground: Ground) -> None:
         self._directory = directory
         self._ground = ground
-        self._port = port_for_program()
+        self.port = port_for_program()
         self._process: subprocess.Popen[bytes] | None = None
         self.pids: dict[str, int] = {}
         self._log = LogFile(directory / "log")
 
     def __enter__(self) -> "_Served":
         store = (self._ground.directory / "store").as_uri()
-        config = Config(data=str(self._directory), listen=f"127.0.0.1:{self._port}", store_url=store)
+        config = Config(data=str(self._directory), listen=f"127.0.0.1:{self.port}", store_url=store)
         command = [sys.executable, "-m", "gateway.cli", "serve", "--json"]
         with (self._ground.directory / "whole.log").open("wb") as output:
             environ = os.environ | to_environment(config)
@@ -122,11 +191,31 @@ class _Served:
             self._process.terminate()
             self._process.wait()
 
-    def send(self, load_: Load) -> int:
-        """Send it and return how many batches were acknowledged."""
+    def send(self, load_: Load) -> dict[str, Any]:
+        """Send it and return what was counted."""
         program = next(program for program in PROGRAMS if program.name == "backhaul-embedded")
-        counted: dict[str, Any] = load_.send(program, self._port, self._ground.app_key)
-        return int(counted["good"])
+        return load_.send(program, self.port, self._ground.app_key)
+
+    @contextmanager
+    def looking(self) -> Iterator[list[Look]]:
+        """Look now and then how far it is, until the block ends."""
+        looks: list[Look] = []
+        began, ended = time.monotonic(), threading.Event()
+
+        def look() -> None:
+            log = LogFile(self._directory / "log")
+            while not ended.wait(_LOOK_EVERY_SECONDS):
+                taken = log.end(BATCHES)
+                looks.append(Look(time.monotonic() - began, taken, self._stored()))
+            log.drop()
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            yield looks
+        finally:
+            ended.set()
+            thread.join()
 
     def used(self) -> dict[str, float]:
         """Return the processor seconds of each part."""
@@ -138,8 +227,11 @@ class _Served:
 
     def behind(self) -> int:
         """Return how many batches the warehouse has not taken."""
+        return self.end() - self._stored()
+
+    def _stored(self) -> int:
         kept = load(positions_path(self._directory / "log", "warehouse"))
-        return self.end() - (kept.positions.get(BATCHES, 0) if kept is not None else 0)
+        return kept.positions.get(BATCHES, 0) if kept is not None else 0
 
     def await_caught_up(self) -> float:
         """Wait until the warehouse has all; return how long that took. Raises `Wrong`."""
