@@ -20,4 +20,8 @@
 
 A batch that fails as a whole is answered with a problem document that says whether to drop, split or retry it
 (`problems`). What happens after the log is told in `consumers`; what the device does with the reply, in `client`.
+
+Whether it holds is tried on phones that are made up: `client.fleet` lives them with real clients or simulates them by
+the million, `demo` shows the whole path on one machine, `rehearsal` sets real clients beside the simulation and beside
+the sample that the field copies.
 """

@@ -65,19 +65,21 @@ def _run(arguments: Namespace) -> int:
 
 def _rehearsed(plan: "Plan", keep: Path | None) -> "Rehearsed":
     import asyncio
-    import tempfile
+    from tempfile import TemporaryDirectory
 
+    from gateway.client.fleet.files import place_in_memory
     from gateway.demo.served import DemoError
     from gateway.rehearsal.run import rehearse
     from gateway.rehearsal.served import RehearsalFailed
 
+    prefix, memory = "backhaul-compare-", None if keep else place_in_memory(plan.devices)
     try:
-        with tempfile.TemporaryDirectory(prefix="backhaul-compare-") as temporary:
+        with TemporaryDirectory(prefix=prefix) as temporary, TemporaryDirectory(prefix=prefix, dir=memory) as devices:
             directory = keep or Path(temporary)
             directory.mkdir(parents=True, exist_ok=True)
             if any(directory.iterdir()):
                 raise CommandError(f"{directory} is not empty")
-            return asyncio.run(rehearse(plan, directory, note))
+            return asyncio.run(rehearse(plan, directory, keep / "devices" if keep else Path(devices), note))
     except (RehearsalFailed, DemoError, OSError) as error:
         raise CommandError(f"cannot compare: {error}") from error
 

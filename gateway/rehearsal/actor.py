@@ -2,16 +2,17 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
 from random import Random
 from typing import Final
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from gateway.client.client import Client, Predicted
 from gateway.client.fleet.device import Device
+from gateway.client.fleet.life import USUAL
 from gateway.client.fleet.shoppers import (
     DISMISSED,
     MODEL,
@@ -22,25 +23,17 @@ from gateway.client.fleet.shoppers import (
     next_moment,
     purchase_probability,
 )
-from gateway.client.fleet.simulation.workload import Lives
+from gateway.rehearsal.script import Session
 
 _ANSWER_SECONDS: Final = 15.0
 
 
-@dataclass(frozen=True)
-class Session:
-    """From a launch to the moment in which the app is left."""
-
-    launched: float
-    left: float
-    online: bool
-    decided: list[float]
-
-
 class Acted(Struct):
-    """What one device did, and when: its requests, its decisions by the release that made them and how late they were,
-    when it knew the new catalogue and when it first ran the release on trial (infinity: never)."""
+    """What one device did, and when: its sessions as they really were, its requests, its decisions by the release that
+    made them and how late they were, when it knew the new catalogue and when it first ran the release on trial
+    (infinity: never)."""
 
+    sessions: list[Session] = field(default_factory=list)
     sent: list[float] = field(default_factory=list)
     refused: int = 0
     answer_seconds: list[float] = field(default_factory=list)
@@ -67,18 +60,6 @@ class Stage:
             await asyncio.sleep(left / self._pace)
 
 
-def sessions_of(lives: Lives, device: int) -> Iterator[Session]:
-    """Yield one device's sessions in order."""
-    for number in range(lives.first_session[device], lives.first_session[device + 1]):
-        decisions = slice(lives.first_decision[number], lives.first_decision[number + 1])
-        yield Session(
-            launched=float(lives.launched[number]),
-            left=float(lives.left[number]),
-            online=bool(lives.online[number]),
-            decided=lives.decided[decisions].tolist(),
-        )
-
-
 class Actor:
     """One device and its script; `news` is the number of the catalogue to look for, `trial` the release."""
 
@@ -91,34 +72,52 @@ class Actor:
 
     async def act(self) -> None:
         """Live to the end of the script."""
-        client = self._device.client
         for session in self._script:
             await self._stage.until(session.launched)
-            self._device.radio.online = session.online
-            async with asyncio.TaskGroup() as beside:
-                beside.create_task(client.foreground())
-                await self._use(client, session)
-            await client.background()
-            self._look()
+            await self._live(session)
+            if self._dice.random() < USUAL.updated_launches:
+                await self._device.end(for_update=True)
 
-    def _look(self) -> None:
+    async def _live(self, session: Session) -> None:
+        """Open the app, use it, and leave it or let it crash."""
+        if self._dice.random() < USUAL.clock_set_launches:
+            self._device.set_clock()
+        self._device.radio.online = session.online
+        client = await self._device.launch()
+        lived = replace(session, launched=self._stage.now(), left=inf, decided=[])
+        self.acted.sessions.append(lived)
+        async with asyncio.TaskGroup() as beside:
+            calling = beside.create_task(client.foreground())
+            await self._use(client, session, lived)
+            if session.crashed:
+                calling.cancel()
+        self._look(client)
+        lived.left = self._stage.now()
+        if session.crashed:
+            await self._device.end()
+        else:
+            await client.background()
+            self._look(client)
+
+    def _look(self, client: Client) -> None:
         """Note what the device has learned by now."""
         acted = self.acted
         if acted.knew_at < inf and acted.ran_at < inf:
             return
-        model, now = self._device.client.status().models[MODEL], self._stage.now()
+        model, now = client.status().models[MODEL], self._stage.now()
         if model.catalogue >= self.news:
             acted.knew_at = min(acted.knew_at, now)
         if model.release == self.trial:
             acted.ran_at = min(acted.ran_at, now)
 
-    async def _use(self, client: Client, session: Session) -> None:
+    async def _use(self, client: Client, session: Session, lived: Session) -> None:
         moment = first_moment(self._dice)
         for at, following in pairwise([*session.decided, session.left]):
             await self._until(at)
-            self._look()
+            self._look(client)
             predicted = client.predict(MODEL, moment._asdict())
-            self.acted.decided.setdefault(predicted.release, []).append(self._stage.now())
+            lived.decided.append(self._stage.now())
+            self.acted.decided.setdefault(predicted.release, []).append(lived.decided[-1])
             # The user answers before anything else happens, as in the simulation.
             await self._stage.until(min(at + _ANSWER_SECONDS, (at + following) / 2))
             self._answer(client, predicted, moment)

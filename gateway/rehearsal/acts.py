@@ -1,4 +1,8 @@
-"""What happens to a gateway while the devices live: a rollout, its stop, a kill, and another gateway in its place."""
+"""What happens to a gateway while the devices live: a rollout, its stop, a kill, and another gateway in its place.
+
+* Killed, so connections break and are then refused. A network that hangs ends in the same wait, after the client's
+  timeout; that is in real seconds, which are hours here, so it is tested with one client and no hurry.
+"""
 
 import asyncio
 import re
@@ -21,6 +25,8 @@ from gateway.releases.transitions import Change, roll_back, start
 from gateway.releases.transitions import Plan as RolloutPlan
 
 _LOOK_EVERY_SECONDS: Final = 0.25
+# How often a gateway reads its store anew; half of it after a change one of two gateways has seen that.
+REFRESH_SECONDS: Final = 0.1
 _TOLD: Final = re.compile(r"^backhaul_told_flush_seconds (\S+)$", re.MULTILINE)
 
 Tell = Callable[[str], None]
@@ -31,7 +37,7 @@ class Scene:
     """What the parts of a rehearsal share. `successor` waits, all loaded, to take the gateway's place."""
 
     plan: Plan
-    directory: Path
+    devices: Path
     stage: Stage
     gateway: Gateway
     successor: Gateway
@@ -66,7 +72,7 @@ async def act(scene: Scene, began: float) -> Moments:
     killed = now()
     tell(f"day {killed / 86_400:.1f}: the gateway is killed")
     await until(planned.back)
-    await scene.successor.serve(scene.directory)
+    await scene.successor.serve()
     back = now()
     tell(f"day {back / 86_400:.1f}: another gateway is there, {(back - killed) / 3600:.1f} hours later")
     await until(plan.seconds)
@@ -79,11 +85,13 @@ async def _roll_out(stage: Stage) -> None:
     await stage.publish(Actor.trial)
     plan = RolloutPlan(app=APP, model=MODEL, challenger=Actor.trial, champion=1, stages=(1.0,))
     await change(stage.store, APP, MODEL, lambda last: start(last, plan, now))
+    await asyncio.sleep(REFRESH_SECONDS / 2)
 
 
 async def _take_back(stage: Stage) -> None:
     now = operator("enough seen")
     await change(stage.store, APP, MODEL, lambda last: roll_back(last, now), stops=True)
+    await asyncio.sleep(REFRESH_SECONDS / 2)
 
 
 async def _look(scene: Scene) -> None:

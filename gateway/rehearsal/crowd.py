@@ -30,9 +30,11 @@ from gateway.client.fleet.radio import Meter
 from gateway.client.fleet.reports import DeviceReport
 from gateway.client.fleet.shoppers import MODEL
 from gateway.client.runtimes.coreml import CoreMLRuntime
-from gateway.rehearsal.actor import Acted, Actor, Stage, each, sessions_of
+from gateway.rehearsal.actor import Acted, Actor, Stage, each
 from gateway.rehearsal.plan import Plan
+from gateway.rehearsal.script import sessions_of
 from gateway.rehearsal.witness import Witness
+from gateway.supervisor.memory import settle_memory
 
 _OPENED_AT_ONCE: Final = 8
 _SETTLED_AT_ONCE: Final = 32
@@ -74,6 +76,7 @@ async def _perform(part: Part, line: Connection) -> Played:
     async with AsyncExitStack() as stack:
         _leave_when_orphaned()
         crowd = await stack.enter_async_context(Crowd(part))
+        settle_memory()
         line.send("ready")
         began = await asyncio.to_thread(line.recv)
         return await crowd.play(began)

@@ -22,8 +22,8 @@ from gateway.client.fleet.radio import Meter, Radio
 from gateway.client.fleet.run import bundled_upsell
 from gateway.client.fleet.shoppers import MODEL, Moment
 from gateway.demo.stage import model_file
-from gateway.rehearsal.actor import Session
 from gateway.rehearsal.incidents import Died, FatalRuntime, World
+from gateway.rehearsal.script import Session
 
 # How often the system kills an app while it is in use, and how often an extension checks beside it.
 DEATHS: Final = 0.02

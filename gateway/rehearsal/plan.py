@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from gateway.client.fleet.life import USUAL
 from gateway.client.fleet.phones import OLD_SDK, phone
 from gateway.client.fleet.simulation.policies import BACKHAUL, Policy
 from gateway.client.fleet.simulation.workload import DAY_SECONDS, HOUR_SECONDS, Flags, Lives, Workload, draw_lives
@@ -81,7 +82,7 @@ class Moments:
 def workload_at(plan: Plan, moments: Moments) -> Workload:
     """Return the usage, with what it names a publication and a stop at these moments."""
     return replace(
-        Workload(days=plan.days),
+        Workload(days=plan.days, offline_spells=USUAL.offline_spells, crashed_sessions=USUAL.crashed_sessions),
         published_share=moments.published / plan.seconds,
         stopped_share=moments.stopped / plan.seconds,
     )

@@ -1,12 +1,14 @@
 """The simulation of a rehearsal: the same lives, the same moments, the same flush control.
 
+* The lives are those that the clients really had: a machine that stands still for a moment makes a thousand devices
+  late at once, and what that does to a gateway's budget is no error of the simulation.
 * In the simulation an answer takes no time. Here it takes what answers took in the rehearsal, which at a fast clock is
   a while: so it is added to the moments at which devices hear of something.
 * Run a few times with other dice (lost requests, jitter, who is refused), to see how much of a difference is chance.
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 
@@ -17,8 +19,10 @@ from gateway.client.fleet.simulation.policies import Policy
 from gateway.client.fleet.simulation.tallies import RATE_BIN_SECONDS, Tallies
 from gateway.client.fleet.simulation.workload import Flags, Floats, Lives
 from gateway.flush import FlushControl
+from gateway.rehearsal.actor import Acted
 from gateway.rehearsal.figures import STEADY_BINS, Figures, Trace, figures
 from gateway.rehearsal.plan import Moments, Plan, workload_at
+from gateway.rehearsal.script import lives_of
 
 DRAWS: Final = 5
 _TICK_SECONDS: Final = 30.0
@@ -28,59 +32,66 @@ def steady_rate(plan: Plan, policy: Policy) -> Floats:
     """Return the requests per second, minute by minute, if nothing happened but the rollout."""
     lives, moments = plan.lives(), plan.moments
     calm = Moments(moments.published, moments.stopped, plan.seconds, plan.seconds)
-    rates = [_lived(plan, lives, policy, calm, 0.0, draw, [0.0])[0].requests for draw in range(DRAWS)]
+    rates = [_Draw(plan, lives, policy, calm, 0.0, draw).live().requests() for draw in range(DRAWS)]
     steady: Floats = np.maximum(smooth(np.sum(rates, axis=0), STEADY_BINS) / DRAWS / RATE_BIN_SECONDS, 1e-9)
     return steady
 
 
 def predict(
-    plan: Plan, policy: Policy, moments: Moments, steady: Floats, budget: float, answers: Sequence[float]
+    plan: Plan, policy: Policy, moments: Moments, steady: Floats, budget: float, everyone: Sequence[Acted]
 ) -> list[Figures]:
-    """Return what to expect of what happened at these moments, once for each draw of the dice.
-
-    `answers` are the device seconds that answers took.
-    """
-    lives = plan.lives()
-    return [
-        figures(plan, lives, moments, steady, *_lived(plan, lives, policy, moments, budget, draw, answers))
-        for draw in range(DRAWS)
-    ]
+    """Return what to expect of these devices and of what happened at these moments, once for each draw of the dice."""
+    lives = lives_of([acted.sessions for acted in everyone], plan.seconds)
+    answers = [seconds for acted in everyone for seconds in acted.answer_seconds] or [0.0]
+    ran = np.array([acted.ran_at < moments.stopped for acted in everyone])
+    draws = (_Draw(plan, lives, policy, moments, budget, draw).live() for draw in range(DRAWS))
+    return [figures(plan, lives, moments, steady, draw.trace(answers, ran), draw.dropped, 0) for draw in draws]
 
 
-def _lived(
-    plan: Plan,
-    lives: Lives,
-    policy: Policy,
-    moments: Moments,
-    budget: float,
-    draw: int,
-    answers: Sequence[float],
-) -> tuple[Trace, int, int]:
-    workload = workload_at(plan, moments)
-    tallies, dice = Tallies(workload), np.random.default_rng([plan.seed, draw, 5])
-    gateway = _Gateway(policy, moments, budget, dice)
-    fleet = Fleet(lives, workload, policy, gateway, tallies, dice)
-    fleet.on_trial[:] = plan.on_trial()
-    if budget:
-        for now in np.arange(_TICK_SECONDS, workload.seconds, _TICK_SECONDS).tolist():
-            fleet.advance(now)
-            gateway.tick(now)
-    fleet.advance(workload.seconds)
-    fleet.finish()
-    everyone = np.arange(lives.devices)
-    learned_at = fleet.learned_at + dice.choice(answers, lives.devices)
-    told_at = fleet.told_at + dice.choice(answers, lives.devices)
-    runs = fleet.on_trial & (learned_at < moments.stopped)
-    told = np.where(runs, np.minimum(told_at, plan.seconds), moments.stopped)
-    stopped = fleet.decided(everyone, moments.stopped, told).sum() / max(1, runs.sum())
-    trace = Trace(
-        requests=tallies.rates.settle()[: int(workload.seconds / RATE_BIN_SECONDS)].astype(np.float64),
-        learned_at=learned_at,
-        stopped_decisions=float(stopped),
-        refused=gateway.refused,
-        told_seconds_most=gateway.told_seconds_most,
-    )
-    return trace, tallies.dropped, 0
+class _Draw:
+    """One simulation of a rehearsal."""
+
+    def __init__(self, plan: Plan, lives: Lives, policy: Policy, moments: Moments, budget: float, draw: int) -> None:
+        self._plan, self._lives, self._moments = plan, lives, moments
+        workload = workload_at(plan, moments)
+        self._tallies, self._dice = Tallies(workload), np.random.default_rng([plan.seed, draw, 5])
+        self._gateway = _Gateway(policy, moments, budget, self._dice)
+        self._fleet = Fleet(lives, workload, policy, self._gateway, self._tallies, self._dice)
+        self._fleet.on_trial[:] = plan.on_trial()
+
+    def live(self) -> Self:
+        """Live it to the end."""
+        for now in np.arange(_TICK_SECONDS, self._plan.seconds, _TICK_SECONDS).tolist():
+            self._fleet.advance(now)
+            self._gateway.tick(now)
+        self._fleet.advance(self._plan.seconds)
+        self._fleet.finish()
+        return self
+
+    @property
+    def dropped(self) -> int:
+        """Events that no queue could hold."""
+        return self._tallies.dropped
+
+    def requests(self) -> Floats:
+        """Return the requests by the minute."""
+        return self._tallies.rates.settle()[: int(self._plan.seconds / RATE_BIN_SECONDS)].astype(np.float64)
+
+    def trace(self, answers: Sequence[float], ran: Flags) -> Trace:
+        """Say what it came to; `answers` are the device seconds that answers took, `ran` who ran the release."""
+        fleet, stopped, devices = self._fleet, self._moments.stopped, self._lives.devices
+        learned_at = fleet.learned_at + self._dice.choice(answers, devices)
+        told_at = fleet.told_at + self._dice.choice(answers, devices)
+        runs = ran & (learned_at < stopped)
+        told = np.where(runs, np.minimum(told_at, self._plan.seconds), stopped)
+        decisions = fleet.decided(np.arange(devices), stopped, told).sum()
+        return Trace(
+            requests=self.requests(),
+            learned_at=learned_at,
+            stopped_decisions=float(decisions / max(1, runs.sum())),
+            refused=self._gateway.refused,
+            told_seconds_most=self._gateway.told_seconds_most,
+        )
 
 
 class _Gateway:

@@ -23,12 +23,13 @@ from gateway.client.fleet.simulation.workload import Floats
 from gateway.config import Config
 from gateway.demo.stage import APP, model_file, set_up
 from gateway.rehearsal.actor import Acted, Actor
-from gateway.rehearsal.acts import Scene, Tell, act, operator
+from gateway.rehearsal.acts import REFRESH_SECONDS, Scene, Tell, act, operator
 from gateway.rehearsal.counted import CONSUMER, Counted, count
 from gateway.rehearsal.crowd import Part, Played, perform
 from gateway.rehearsal.figures import Figures, Trace, by_minute, figures
 from gateway.rehearsal.plan import Moments, Plan, policy_of
 from gateway.rehearsal.predicted import predict, steady_rate
+from gateway.rehearsal.script import lives_of
 from gateway.rehearsal.served import Gateway, RehearsalFailed
 from gateway.releases.rollouts import change
 from gateway.releases.store import Store
@@ -37,7 +38,6 @@ from gateway.supervisor.ports import free_port
 from schemas.topics import BATCHES
 
 _SETTLE_SECONDS: Final = 60.0
-_REFRESH_SECONDS: Final = "0.1"
 _FEWEST: Final = 100
 
 
@@ -68,15 +68,18 @@ class Rehearsed(Struct, frozen=True, kw_only=True):
     processes: int
 
 
-async def rehearse(plan: Plan, directory: Path, tell: Tell) -> Rehearsed:
-    """Run it in an empty directory. Raises `RehearsalFailed`, and OSError where there is no room for the files."""
+async def rehearse(plan: Plan, directory: Path, devices: Path, tell: Tell) -> Rehearsed:
+    """Run it in two empty directories, the system's and the devices'.
+
+    Raises `RehearsalFailed`, and OSError where there is no room for the files.
+    """
     config = Config(data=str(directory))
     policy = policy_of(config)
     tell("simulating the same lives without an outage")
     steady = await asyncio.to_thread(steady_rate, plan, policy)
     budget = float(steady.max()) * plan.budget_share
-    settings = {"REFRESH_SECONDS": _REFRESH_SECONDS, "FLUSH_BUDGET_REQUESTS_PER_SECOND": repr(budget)}
-    settings["LOG_LEVEL"] = "warning"
+    settings = {"REFRESH_SECONDS": str(REFRESH_SECONDS), "FLUSH_BUDGET_REQUESTS_PER_SECOND": repr(budget)}
+    settings |= {"LOG_LEVEL": "warning", "CONSUMER_LISTEN": ""}
     stage = await set_up(directory, Store.open(config.store_address))
     # Else the release would reach everyone for the moment between its publication and the rollout.
     held = operator("wait for a rollout")
@@ -85,19 +88,19 @@ async def rehearse(plan: Plan, directory: Path, tell: Tell) -> Rehearsed:
         port = free_port()
         gateway = await Gateway.prepare(directory, port, plan.pace, settings)
         stack.push_async_callback(gateway.kill)
-        await gateway.serve(directory)
+        await gateway.serve()
         successor = await Gateway.prepare(directory, port, plan.pace, settings)
         stack.push_async_callback(successor.kill)
         source = await EmbeddedSource.open(directory / "log", CONSUMER, topics=(BATCHES,))
         await source.close()
-        scene = Scene(plan, directory, stage, gateway, successor, port, tell)
+        scene = Scene(plan, devices, stage, gateway, successor, port, tell)
         moments, played = await _play(scene)
         await successor.end()
     tell("counting the log")
     counted = await count(directory / "log")
     tell("simulating what happened")
-    answers = [seconds for part in played for acted in part.acted for seconds in acted.answer_seconds] or [0.0]
-    predicted = await asyncio.to_thread(predict, plan, policy, moments, steady, budget, answers)
+    everyone = [acted for part in played for acted in part.acted]
+    predicted = await asyncio.to_thread(predict, plan, policy, moments, steady, budget, everyone)
     return _rehearsed(plan, moments, played, counted, predicted, steady, budget, scene.told_seconds_most)
 
 
@@ -143,7 +146,7 @@ def _parts(scene: Scene) -> list[Part]:
             app_key=scene.stage.app_key,
             root_keys=(scene.stage.public_key,),
             bundled=bundled_upsell(model_file(1)),
-            directory=scene.directory / "devices",
+            directory=scene.devices,
             settle_seconds=_SETTLE_SECONDS,
         )
         for first, last in pairwise(edges)
@@ -178,6 +181,7 @@ def _rehearsed(
     dropped = sum(sum(report.dropped.values()) for report in reports)
     lost = produced - dropped - queued - counted.events - counted.refused
     everyone = [acted for part in played for acted in part.acted]
+    lives = lives_of([acted.sessions for acted in everyone], plan.seconds)
     late = [late for acted in everyone for late in acted.late_seconds]
     answers = [taken for acted in everyone for taken in acted.answer_seconds]
     trace = Trace(
@@ -192,7 +196,7 @@ def _rehearsed(
         days=plan.days,
         day_seconds=plan.day_seconds,
         budget_per_second=budget,
-        measured=figures(plan, plan.lives(), moments, steady, trace, lost + dropped, counted.doubled),
+        measured=figures(plan, lives, moments, steady, trace, lost + dropped, counted.doubled),
         predicted=predicted,
         moments=asdict(moments),
         counted=counted,

@@ -45,7 +45,9 @@ def sides(measured: Figures, predicted: list[Figures]) -> Iterator[Side]:
         found = getattr(measured, field)
         drawn = [value for each in predicted if (value := getattr(each, field)) is not None]
         if found is None or not drawn:
-            yield Side(name, found, None, None, None, None, differs=bool(found is None) != (not drawn))
+            # Too few have learned on one side, or on both, or it was close: in some draws enough had.
+            differs = not drawn if found is not None else len(drawn) == len(predicted)
+            yield Side(name, found, None, None, None, None, differs=differs)
             continue
         mean, lowest, highest = sum(drawn) / len(drawn), min(drawn), max(drawn)
         room = max(_LEAST, _TOLERANCE * mean) if mean else 0.0

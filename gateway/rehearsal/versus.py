@@ -15,9 +15,9 @@ from msgspec import Struct
 from gateway.client.fleet.blog import BlogTally
 from gateway.client.fleet.shoppers import Moment, first_moment, next_moment
 from gateway.client.fleet.simulation.workload import Workload, draw_lives
-from gateway.rehearsal.actor import Session, sessions_of
 from gateway.rehearsal.incidents import RIGHT, World
 from gateway.rehearsal.installs import DEATHS, CopiedInstall, Install, Network, OurInstall
+from gateway.rehearsal.script import Session, sessions_of
 from gateway.releases.costs import Prices, dollars
 
 DAYS: Final = 7.0

@@ -33,15 +33,18 @@ _DRAIN_SHARE: Final = 0.4
 _CLOSE_SHARE: Final = 0.03
 
 
-async def serve_devices(config: Config, place: Place, leave: asyncio.Event) -> None:
-    """Answer devices, in this place among the workers, until `leave` is set. Raises `CannotGoOn`."""
+async def serve_devices(config: Config, place: Place, leave: asyncio.Event, pace: float = 1.0) -> None:
+    """Answer devices, in this place among the workers, until `leave` is set. Raises `CannotGoOn`.
+
+    `pace` is how much faster than this machine's clock the devices live.
+    """
     try:
-        await _serve(config, place, leave)
+        await _serve(config, place, leave, pace)
     except (StoreError, Unavailable, SourceError) as error:
         raise CannotGoOn(str(error)) from error
 
 
-async def _serve(config: Config, place: Place, leave: asyncio.Event) -> None:
+async def _serve(config: Config, place: Place, leave: asyncio.Event, pace: float) -> None:
     async with AsyncExitStack() as stack:
         log = await open_log(config, worker=place.number)
         stack.push_async_callback(log.sink.close)
@@ -59,6 +62,7 @@ async def _serve(config: Config, place: Place, leave: asyncio.Event) -> None:
             snapshots=snapshots,
             store=store,
             pressure=log.pressure,
+            pace=pace,
             fellows=Fellows(place.number, place.inner_ports),
             beside=numbers_beside(config),
         )

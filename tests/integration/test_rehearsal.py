@@ -2,9 +2,11 @@
 
 import json
 from argparse import Namespace
+from math import inf
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from gateway.cli import compare, main, versus
@@ -12,6 +14,7 @@ from gateway.rehearsal.figures import Figures
 from gateway.rehearsal.incidents import _turned
 from gateway.rehearsal.plan import Plan
 from gateway.rehearsal.run import rehearse
+from gateway.rehearsal.script import lives_of, sessions_of
 from gateway.rehearsal.sides import sides
 from gateway.rehearsal.versus import Versus
 
@@ -22,7 +25,8 @@ async def test_real_clients_do_what_the_simulation_says_and_nothing_is_lost_or_d
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said: list[str] = []
-    found = await rehearse(Plan(devices=40, days=1.5, day_seconds=6.0), tmp_path, said.append)
+    plan = Plan(devices=40, days=1.5, day_seconds=6.0)
+    found = await rehearse(plan, tmp_path / "system", tmp_path / "devices", said.append)
     measured, predicted = found.measured, found.predicted[0]
     moments = found.moments
     assert 0 < moments["published"] < moments["stopped"] < moments["killed"] < moments["back"]
@@ -56,6 +60,19 @@ def test_a_week_of_incidents_costs_the_sample_more_than_the_client(capsys: pytes
     assert "$ at s3, 5 million devices, 1 MB" in capsys.readouterr().out
 
 
+def test_what_was_lived_becomes_lives_and_what_was_cut_off_lasts_to_the_end() -> None:
+    lives = Plan(devices=30, days=4.0).lives()
+    sessions = [list(sessions_of(lives, device)) for device in range(30)]
+    again = lives_of(sessions, until=inf)
+    for name, column in vars(lives).items():
+        assert np.array_equal(getattr(again, name), column), name
+    assert lives.crashed.any(), "crashes are part of the script"
+    sessions[0][0].left = inf
+    cut = lives_of(sessions, until=300_000.0)
+    assert cut.left[0] == 300_000.0 > max(cut.launched.max(), cut.decided.max())
+    assert len(cut.launched) == cut.first_session[-1] < len(lives.launched)
+
+
 def figures(requests: float, learn: float | None = 5.0) -> Figures:
     return Figures(
         requests_per_device_day=requests,
@@ -78,6 +95,7 @@ def test_what_is_further_than_a_tenth_from_every_prediction_differs() -> None:
     assert differing(figures(4.5), figures(4.0), figures(4.2)) == []
     assert differing(figures(4.7), figures(4.0), figures(4.2)) == ["requests a device-day"]
     assert differing(figures(4.0, None), figures(4.0)) == ["half have learned, hours"]
+    assert differing(figures(4.0, None), figures(4.0), figures(4.0, None)) == [], "so close that it is chance"
 
 
 def test_a_turned_byte_leaves_another_model_of_the_same_length() -> None:

@@ -85,6 +85,30 @@ def test_lives_come_in_order_and_within_their_time() -> None:
     assert len(lives.decided) / len(lives.launched) == pytest.approx(50 / 3.5, rel=0.02)
 
 
+def test_a_spell_without_network_begins_at_a_launch_and_lasts_for_days() -> None:
+    usual, spells = Workload(days=30, offline_sessions=0.0), 0.02
+    workload = replace(usual, offline_spells=spells)
+    before, after = (draw_lives(each, 400, np.random.default_rng(1)) for each in (usual, workload))
+    assert before.online.all()
+    owner = np.repeat(np.arange(400), np.diff(after.first_session))
+    began = np.flatnonzero(~after.online & np.append(True, after.online[:-1] | (np.diff(owner) > 0)))
+    assert len(began) < spells * len(owner) < (~after.online).sum()
+    soon = np.searchsorted(owner * 1e9 + after.launched, owner[began] * 1e9 + after.launched[began] + 43_000)
+    assert all(not after.online[first:last].any() for first, last in zip(began, soon, strict=True))
+
+
+def test_what_a_crash_leaves_unsaid_waits_for_the_next_launch_and_is_not_lost() -> None:
+    usual = Workload(days=4, offline_sessions=0.0)
+    whole, _ = simulate(usual, 2000, [BACKHAUL], 1)
+    broken, tallies = simulate(replace(usual, crashed_sessions=0.5), 2000, [BACKHAUL], 1)
+    before, after = whole.policies[BACKHAUL.name], broken.policies[BACKHAUL.name]
+    assert before.outcome_latency_p95_hours is not None
+    assert after.outcome_latency_p95_hours is not None
+    assert after.outcome_latency_p95_hours > 3 * before.outcome_latency_p95_hours
+    assert tallies[BACKHAUL.name].dropped == 0
+    assert after.requests_per_device_day < before.requests_per_device_day, "what waits rides with the next launch"
+
+
 def test_a_device_without_network_keeps_what_its_queue_holds_and_counts_the_rest() -> None:
     workload = Workload(days=40, decisions_per_day=200, offline_sessions=1.0)
     tally = Tallies(workload)

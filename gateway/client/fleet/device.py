@@ -1,7 +1,7 @@
 """One device of the fleet: a real client with its own directory, behind its own radio, in its user's hands."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,10 @@ from typing import Self
 import aiohttp
 
 from gateway.client.bundled import Bundled
-from gateway.client.client import Client, Status
+from gateway.client.client import Client
 from gateway.client.clock import ScaledClock, SystemClock
 from gateway.client.fleet.calendar import Calendar
-from gateway.client.fleet.life import USUAL, Life, Mishaps, Restarted, Tally
+from gateway.client.fleet.life import USUAL, Life, Mishaps, Tally
 from gateway.client.fleet.phones import Phone, updated
 from gateway.client.fleet.radio import Meter, Radio
 from gateway.client.fleet.reports import DeviceReport
@@ -61,75 +61,98 @@ class Device:
         self._middlewares = (self.radio,) if witness is None else (witness, self.radio)
         start_ms = calendar.device_ms + int(phone.clock_error_seconds * 1000)
         self._clock = ScaledClock(calendar.rate, start_ms)
+        self._clock_error = phone.clock_error_seconds
         self._open = AsyncExitStack()
-        self._restarting: asyncio.Task[None] | None = None
-        self._status: Status | None = None
+        self._client: Client | None = None
+        self._changing: asyncio.Task[None] | None = None
 
     async def open(self, seed: int) -> Self:
         """Open the client; a directory used before is gone on with."""
-        self._seed = seed
-        await self._open_client()
+        self._dice = Random(f"client {seed} {self.phone.index}")  # noqa: S311 - a seeded draw, no secret
+        client = await self.launch()
         # What it has produced so far is part of the seed, so that a life that goes on does not repeat itself.
-        dice = Random(f"life {seed} {self.phone.index} {self.client.ledger.produced}")  # noqa: S311 - a seeded draw
-        self._life = Life(self.phone, self.client, self.radio, self._clock, dice, self._tally, self._mishaps)
+        dice = Random(f"life {seed} {self.phone.index} {client.ledger.produced}")  # noqa: S311 - a seeded draw
+        self._life = Life(self.phone, self, self.radio, self._clock, dice, self._tally, self._mishaps)
         return self
 
     async def close(self) -> None:
         """Close the client and its session."""
-        await self._restarted()
+        await self._changed()
         await self._open.aclose()
 
     async def live(self) -> None:
         """Live the user's life until cancelled, through crashes and updates of the app."""
-        while True:
-            try:
-                await self._life.live()
-            except Restarted as restarted:
-                if restarted.updated:
-                    self.phone = updated(self.phone)
-                # The end of the run may come meanwhile: whoever needs the client then waits for it.
-                self._restarting = asyncio.create_task(self._restart())
-                await asyncio.shield(self._restarting)
+        await self._life.live()
 
-    async def _restart(self) -> None:
-        """Let the app's process end, with what it has on the disk and nothing else, and start another."""
-        self._status = self.client.status()
-        await self._open.aclose()
-        self._open = AsyncExitStack()
-        await self._open_client()
-        self._life.client, self._status = self.client, None
+    async def launch(self) -> Client:
+        """Open the app: in the process that it has, or in a new one. Return its client."""
+        if self._client is None:
+            await self._change(self._start())
+        return self.client
 
-    async def _restarted(self) -> None:
-        if self._restarting is not None:
-            await self._restarting
+    async def end(self, *, for_update: bool = False) -> None:
+        """End the app's process where one runs, with what it has on the disk and nothing else."""
+        if for_update:
+            self.phone = updated(self.phone)
+        if self._client is not None:
+            await self._change(self._stop())
 
-    async def _open_client(self) -> None:
+    def set_clock(self) -> bool:
+        """Correct a wrong clock, or set it wrong again. Say whether the phone has a wrong one."""
+        error = self.phone.clock_error_seconds
+        before, self._clock_error = self._clock_error, 0.0 if self._clock_error else error
+        self._clock.move(self._clock_error - before)
+        return bool(error)
+
+    @property
+    def client(self) -> Client:
+        """The client of the process that runs."""
+        if self._client is None:
+            raise RuntimeError("the app does not run")
+        return self._client
+
+    async def _change(self, change: Coroutine[None, None, None]) -> None:
+        """The end of a run may come meanwhile: whoever needs the client then waits for it."""
+        self._changing = asyncio.create_task(change)
+        await asyncio.shield(self._changing)
+
+    async def _changed(self) -> None:
+        if self._changing is not None:
+            await asyncio.wait((self._changing,))
+
+    async def _start(self) -> None:
         # A session of its own costs little and carries the radio; the connections are everyone's.
         session = aiohttp.ClientSession(connector=self._connector, connector_owner=False, middlewares=self._middlewares)
         await self._open.enter_async_context(session)
-        self.client = await self._open.enter_async_context(self._make_client(session, self._seed))
+        self._client = await self._open.enter_async_context(self._make_client(session))
+
+    async def _stop(self) -> None:
+        self._status, self._client = self.client.status(), None
+        await self._open.aclose()
+        self._open = AsyncExitStack()
 
     async def settle(self, patience_seconds: float, right_release: Callable[[str], int] | None) -> None:
         """Come to the front with good network and flush until nothing waits and the right release runs.
 
         What is left undone after that many of the device's seconds stays in `why_unsettled`.
         """
-        await self._restarted()
+        await self._changed()
+        client = await self.launch()
         self.radio.online = True
         until = self._clock.monotonic() + patience_seconds
-        contact_ms = self.client.status().contact_ms
+        contact_ms = client.status().contact_ms
         right = right_release(self.phone.sdk) if right_release else None
-        await self.client.foreground()
+        await client.foreground()
         while True:
-            await self.client.flush()
+            await client.flush()
             self.why_unsettled = self._unsettled(contact_ms, right)
             if not self.why_unsettled or self._clock.monotonic() > until:
                 return
             await self._clock.sleep(30.0)
 
     def report(self) -> DeviceReport:
-        """Say what runs and what waits; while the app is started again, what did before."""
-        status = self._status or self.client.status()
+        """Say what runs and what waits; while no process of the app runs, what did before."""
+        status = self._client.status() if self._client is not None else self._status
         return DeviceReport(
             device=status.device,
             sdk=self.phone.sdk,
@@ -153,7 +176,7 @@ class Device:
             return f"runs release {model.release} ({model.source}), not {right_release}"
         return ""
 
-    def _make_client(self, session: aiohttp.ClientSession, seed: int) -> Client:
+    def _make_client(self, session: aiohttp.ClientSession) -> Client:
         install, phone = self._install, self.phone
         return Client(
             install.app_key,
@@ -169,6 +192,6 @@ class Device:
             locale=phone.locale,
             clock=self._clock,
             expiry_clock=SystemClock(),  # what was signed expires in real time, however fast the devices live
-            dice=Random(f"client {seed} {phone.index}"),  # noqa: S311 - a seeded draw, no secret
+            dice=self._dice,
             session=session,
         )

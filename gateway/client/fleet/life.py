@@ -8,13 +8,13 @@
 import asyncio
 from dataclasses import dataclass
 from random import Random
-from typing import Final
+from typing import Final, Protocol
 
 from msgspec import Struct
 
 from gateway.client.client import Client, Predicted
 from gateway.client.clock import ScaledClock
-from gateway.client.fleet.phones import Phone, seconds_to_launch
+from gateway.client.fleet.phones import SPELL_SECONDS, Phone, seconds_to_launch
 from gateway.client.fleet.radio import Radio
 from gateway.client.fleet.shoppers import (
     DISMISSED,
@@ -28,7 +28,6 @@ from gateway.client.fleet.shoppers import (
     purchase_probability,
 )
 
-_SPELL_SECONDS: Final = (0.5 * 86_400.0, 2 * 86_400.0)
 _DECISIONS: Final = (1, 2, 3, 4, 5)
 _ANSWER_SECONDS: Final = (2.0, 25.0)
 _ANSWERED_LATER: Final = 0.05
@@ -70,12 +69,20 @@ class Tally(Struct):
     clock_changes: int = 0
 
 
-class Restarted(Exception):
-    """The app's process is gone: it crashed, or the app was `updated`. The next launch is a new one's."""
+class App(Protocol):
+    """The app on a phone, as its user has it in hand."""
 
-    def __init__(self, *, updated: bool) -> None:
-        super().__init__("the app was updated" if updated else "the app crashed")
-        self.updated = updated
+    async def launch(self) -> Client:
+        """Open the app: in the process that it has, or in a new one. Return its client."""
+        ...
+
+    async def end(self, *, for_update: bool = False) -> None:
+        """End the app's process, in a crash or for an update of the app: what is on the disk stays, no more."""
+        ...
+
+    def set_clock(self) -> bool:
+        """Correct a wrong clock, or set it wrong again. Say whether the phone has a wrong one."""
+        ...
 
 
 class Life:
@@ -84,7 +91,7 @@ class Life:
     def __init__(
         self,
         phone: Phone,
-        client: Client,
+        app: App,
         radio: Radio,
         clock: ScaledClock,
         dice: Random,
@@ -93,20 +100,16 @@ class Life:
     ) -> None:
         self._mishaps = mishaps
         self._phone = phone
-        self.client = client
+        self._app = app
         self._radio = radio
         self._clock = clock
         self._dice = dice
         self._tally = tally
         self._offline_until = 0.0
-        self._clock_error = phone.clock_error_seconds
         self._answered_later: list[tuple[int, str, float]] = []
 
     async def live(self) -> None:
-        """Open the app now and then, until cancelled: as when the system kills an app, at any moment.
-
-        Raises `Restarted` when the app's process is gone; the life goes on with another `client`.
-        """
+        """Open the app now and then, until cancelled: as when the system kills an app, at any moment."""
         launch_at = self._clock.now_ms() / 1000
         while True:
             launch_at += seconds_to_launch(self._phone, launch_at, self._dice)
@@ -118,16 +121,18 @@ class Life:
             await self.session()
             if self._dice.random() < self._mishaps.updated_launches:
                 self._tally.updates += 1
-                raise Restarted(updated=True)
+                await self._app.end(for_update=True)
 
     async def session(self) -> None:
-        """Open the app, use it for a while, leave it. Raises `Restarted` when it crashes."""
+        """Open the app, use it for a while, leave it; or it crashes."""
         self._find_network()
-        self._set_clock()
+        if self._dice.random() < self._mishaps.clock_set_launches:
+            self._tally.clock_changes += self._app.set_clock()
         self._tally.launches += 1
         crashes = self._dice.random() < self._mishaps.crashed_sessions
+        self._client = await self._app.launch()
         async with asyncio.TaskGroup() as beside:
-            calling = beside.create_task(self.client.foreground())
+            calling = beside.create_task(self._client.foreground())
             seconds = await self._use_app()
             if crashes:
                 calling.cancel()
@@ -135,8 +140,9 @@ class Life:
         if crashes:
             self._tally.crashes += 1
             self._answered_later.clear()  # the app knew these in memory
-            raise Restarted(updated=False)
-        await self.client.background()
+            await self._app.end()
+        else:
+            await self._client.background()
 
     async def _use_app(self) -> float:
         """Come to moments of decision. Return how long the session was."""
@@ -152,7 +158,7 @@ class Life:
         return since
 
     async def _decide(self, moment: Moment) -> None:
-        predicted = self.client.predict(MODEL, moment._asdict())
+        predicted = self._client.predict(MODEL, moment._asdict())
         self._tally.decisions += 1
         self._tally.asked += predicted.decision
         await self._clock.sleep(self._dice.uniform(*_ANSWER_SECONDS))
@@ -173,21 +179,12 @@ class Life:
         return (DISMISSED.lower(), 0.0) if predicted.decision else None
 
     def _report(self, number: int, label: str, value: float) -> None:
-        self.client.outcome(number, MODEL, label, value)
+        self._client.outcome(number, MODEL, label, value)
         self._tally.outcomes += 1
         self._tally.bought += label == PURCHASED.lower()
-
-    def _set_clock(self) -> None:
-        """Correct a wrong clock, or set it wrong again."""
-        error = self._phone.clock_error_seconds
-        if error and self._dice.random() < self._mishaps.clock_set_launches:
-            self._tally.clock_changes += 1
-            now_wrong = error if not self._clock_error else 0.0
-            self._clock.move(now_wrong - self._clock_error)
-            self._clock_error = now_wrong
 
     def _find_network(self) -> None:
         now = self._clock.monotonic()
         if self._dice.random() < self._mishaps.offline_spells:
-            self._offline_until = now + self._dice.uniform(*_SPELL_SECONDS)
+            self._offline_until = now + self._dice.uniform(*SPELL_SECONDS)
         self._radio.online = now >= self._offline_until and self._dice.random() >= self._mishaps.offline_sessions

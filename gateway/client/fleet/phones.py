@@ -33,6 +33,8 @@ _SLEEP_HOUR: Final = 23
 _HOUR: Final = 3600.0
 _DAY: Final = 24 * _HOUR
 _WAKING: Final = (_SLEEP_HOUR - _WAKE_HOUR) * _HOUR
+# Without network: a journey or an empty data plan.
+SPELL_SECONDS: Final = (0.5 * _DAY, 2 * _DAY)
 _WRONG_CLOCK_SHARE: Final = 0.05
 _WRONG_BY_SECONDS: Final = 6 * _HOUR
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import TYPE_CHECKING
 
@@ -121,6 +122,20 @@ async def test_no_answer_backs_off_with_full_jitter(world: World) -> None:
     assert all(wait <= min(3600, 30 * 2**n) for n, wait in enumerate(waits))
     assert len({round(wait) for wait in waits}) > 5
     assert max(waits) > 600
+
+
+async def test_a_network_that_hangs_is_given_up_and_the_batch_sent_again_as_it_was(world: World) -> None:
+    answering = asyncio.Event()
+    world.gateway.before_answer = answering.wait
+    client = await world.open(limits=Limits(jitter_seconds=0.0, request_seconds=0.2))
+    client.predict("upsell", SIGNALS)
+    assert await client.flush() == "kept"
+    assert client.status().trouble == "no answer"
+    answering.set()
+    world.clock.turn(31)
+    assert await client.flush() == "sent"
+    assert [(batch.seq, len(batch.events)) for batch in world.gateway.batches] == [(1, 1), (1, 1)]
+    assert len(world.gateway.stored) == 1
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from tests.integration.client.conftest import World
 
 # (launch, leave, decisions). In turn: by age and on leaving; by count; nothing to say; the lease is over; an outage,
-# with retries by the timer; back in it, then silent; the outage is over; nothing waits; only the lease.
+# with retries by the timer; back in it, then silent; the outage is over; nothing waits; a crash; what it left; only the
+# lease.
 SESSIONS: list[tuple[float, float, list[float]]] = [
     (100.0, 1000.0, [150.0, 160.0, 700.0]),
     (2000.0, 2200.0, [2010.0 + number for number in range(60)]),
@@ -34,8 +35,11 @@ SESSIONS: list[tuple[float, float, list[float]]] = [
     (45_000.0, 45_050.0, [45_010.0]),
     (52_000.0, 52_060.0, []),
     (52_400.0, 52_460.0, [52_410.0]),
+    (60_000.0, 60_050.0, [60_010.0, 60_020.0]),
+    (60_500.0, 60_560.0, []),
     (80_000.0, 80_050.0, []),
 ]
+CRASHED = 60_050.0
 OUTAGE = (40_000.0, 50_000.0)
 RETRY_AFTER = 120
 # From an event to the lock of the flush that it causes, the client's tasks hand over a few times.
@@ -76,6 +80,7 @@ def simulated() -> list[float]:
         launched=np.array([launch for launch, _, _ in SESSIONS]),
         left=np.array([leave for _, leave, _ in SESSIONS]),
         online=np.ones(len(SESSIONS), np.bool_),
+        crashed=np.array([leave == CRASHED for _, leave, _ in SESSIONS]),
         first_decision=first,
         decided=np.array([at for _, _, decisions in SESSIONS for at in decisions]),
     )
@@ -111,14 +116,19 @@ async def lived(world: World) -> list[float]:
         return web.json_response({"code": "unavailable"}, status=503, headers={"Retry-After": str(RETRY_AFTER)})
 
     world.gateway.before_answer = note
-    client = await world.open(dice=EvenDice())
+    client, has_crashed = await world.open(dice=EvenDice()), False
     for at, what in script():
         while (alarm := min(_alarms(clock), default=at)) < at:
             clock.turn(alarm - clock.seconds)
             await _quiet(client)
         clock.turn(at - clock.seconds)
         if what == "launch":
+            client = await world.open(dice=EvenDice()) if has_crashed else client
+            has_crashed = False
             await client.foreground()
+        elif at == CRASHED:
+            has_crashed = True
+            await client.close()
         elif what == "leave":
             await client.background()
         else:
@@ -142,4 +152,4 @@ def _alarms(clock: Any) -> list[float]:
 async def test_the_client_and_the_simulation_send_at_the_same_moments(world: World) -> None:
     real, model = await lived(world), simulated()
     assert [round(at) for at in real] == [round(at) for at in model]
-    assert len(real) >= 14
+    assert len(real) >= 15

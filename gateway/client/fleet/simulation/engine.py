@@ -154,10 +154,11 @@ class Fleet:
         self._absorb(device, now)
         self._awake[device] = False
         self._at[_DECISION, device] = self._at[_TIMER, device] = self._at[_POLL, device] = np.inf
+        crashed = self._lives.crashed[self._session[device]]
         self._session[device] += 1
         self._at[_SCRIPT, device] = self._next_launch(device)
         queued = self.queued(device)
-        calls = rules.should_call(self._lease[device], queued, now, self._contact[device])
+        calls = ~crashed & rules.should_call(self._lease[device], queued, now, self._contact[device])
         if self._policy.defer_events > 1:
             calls &= self._worth_it(device, queued, now)
         if calls.any():

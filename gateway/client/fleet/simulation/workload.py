@@ -11,6 +11,8 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.client.fleet.phones import SPELL_SECONDS
+
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 Flags: TypeAlias = NDArray[np.bool_]
@@ -33,13 +35,19 @@ _PAUSE_SECONDS: Final = 5.0
 
 @dataclass(frozen=True)
 class Workload:
-    """How a fleet is used. `decisions_per_day` is per device-day, so a session has that over the launches."""
+    """How a fleet is used. `decisions_per_day` is per device-day, so a session has that over the launches.
+
+    `offline_spells`: at so many of the launches a device has lost its network for days. `crashed_sessions`: so many end
+    with the app's process, which then says no more.
+    """
 
     days: float = 8.0
     launches_per_day: float = 3.5
     decisions_per_day: float = 10.5
     offline_sessions: float = 0.06
     lost_requests: float = 0.01
+    offline_spells: float = 0.0
+    crashed_sessions: float = 0.0
     published_share: float = 3 / 16
     stopped_share: float = 9 / 16
 
@@ -74,6 +82,7 @@ class Lives:
     launched: Floats
     left: Floats
     online: Flags
+    crashed: Flags
     first_decision: Ints
     decided: Floats
 
@@ -92,12 +101,16 @@ def draw_lives(workload: Workload, devices: int, dice: np.random.Generator) -> L
     session = np.repeat(np.arange(sessions), each)
     # Sorted within each session: the whole part keeps the sessions apart.
     place = np.sort(session + dice.random(len(session))) - session
+    online = dice.random(sessions) >= workload.offline_sessions
+    if workload.offline_spells:
+        online &= ~_in_spell(workload, owner, launched, dice)
     return Lives(
         devices=devices,
         first_session=_starts(np.bincount(owner, minlength=devices)),
         launched=launched,
         left=launched + length,
-        online=dice.random(sessions) >= workload.offline_sessions,
+        online=online,
+        crashed=dice.random(sessions) < workload.crashed_sessions,
         first_decision=first_decision,
         decided=launched[session] + length[session] * np.clip(place, 0.0, 0.999),
     )
@@ -116,6 +129,15 @@ def _launches(workload: Workload, devices: int, dice: np.random.Generator) -> tu
     at = np.sort(owner * period + at) - owner * period
     kept = (at >= 0.0) & (at < workload.seconds)
     return owner[kept], at[kept]
+
+
+def _in_spell(workload: Workload, owner: Ints, launched: Floats, dice: np.random.Generator) -> Flags:
+    """Say which launches fall into a spell that began at a launch of the same device, or begin one."""
+    period = workload.seconds + SPELL_SECONDS[1]
+    begins = dice.random(len(owner)) < workload.offline_spells
+    over = np.where(begins, owner * period + launched + dice.uniform(*SPELL_SECONDS, len(owner)), -np.inf)
+    within: Flags = np.maximum.accumulate(over) > owner * period + launched
+    return within
 
 
 def _starts(counts: Ints) -> Ints:
