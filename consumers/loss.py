@@ -5,7 +5,8 @@
 * **What is left over waits on the device**: never less than nothing, and nothing where the queue was emptied.
 * **What is missing**: a device sends batch n + 1 only once batch n is settled. A number that is not here was dropped by
   the device, and its ledger says so by then; or its events are in what is left over from then on, always. So what is
-  missing is the least that was ever left over since the last gap. More may be, while less cannot.
+  missing is the least that was ever left over since the last gap. More may be, while less cannot. A number may also
+  be an update check's, which is answered before it is stored: nothing is missing once its device's queue was empty.
 * **What is too much**: less than nothing left over, or counters that go back: a restored backup or a cloned install.
 * Where rows may have expired, a device whose first batches are gone is judged from the first that is still here.
 * What came back from the dead letters is in the ledgers as refused or dropped, and is counted beside.

@@ -15,7 +15,8 @@
    run. Pure, microseconds, no I/O. *The gateway chooses among signed releases; it cannot make one.*
 4. **Publish** (`publish`). The body, untouched, and a dead letter for each refused event go to the log. *200 is sent
    only after all of it is durable*: in one synced commit of the embedded log, or on every in-sync broker of Kafka,
-   letters first, so that a batch never stands there without them.
+   letters first, so that a batch never stands there without them. A batch without events, the update check, has nothing
+   to lose and is published behind its answer (`checks`).
 5. **Reply** (`ingest`). What was refused, when to flush next, and model news only when there is news.
 
 A batch that fails as a whole is answered with a problem document that says whether to drop, split or retry it

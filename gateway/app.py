@@ -19,6 +19,7 @@ from aiohttp.typedefs import Handler
 from gateway.admission import READ_SECONDS, Gate, InFlight
 from gateway.artifacts import Artifacts
 from gateway.boundary import Boundary
+from gateway.checks import Checks
 from gateway.decode import Caps
 from gateway.fellows import OF_ONE, Fellows
 from gateway.flush import FlushControl
@@ -36,6 +37,8 @@ log: Final = logging.getLogger(__name__)
 
 # What may stand before the application: see `front`.
 FRONT: Final = web.AppKey[Front]("front")
+# Of the bytes that may be in work: what update checks may have on their way to the log, answered already.
+_CHECKS_SHARE: Final = 1 / 4
 _CONTROL_SECONDS: Final = 1.0
 _LEAST_CONTROL_SECONDS: Final = 0.02
 
@@ -96,6 +99,7 @@ def create_app(
     metrics, stalls = Metrics(), Stalls()
     in_flight = InFlight(settings.inflight_max_bytes, dice)
     artifacts = Artifacts(store)
+    checks = Checks(sink, int(settings.inflight_max_bytes * _CHECKS_SHARE))
     flush = _flush(settings)
     ingest = Ingest(
         caps=Caps(settings.inflated_max_bytes, settings.batch_max_events),
@@ -104,16 +108,19 @@ def create_app(
         gate=Gate(snapshots, in_flight, settings.body_max_bytes, read_seconds),
         in_flight=in_flight,
         sink=sink,
+        checks=checks,
         snapshots=snapshots,
         metrics=metrics,
         clock=clock,
         dice=dice,
     )
     _watch(metrics, in_flight, snapshots, stalls, artifacts, flush)
+    metrics.watch("lost_checks", "update checks that were answered and never came to the log", lambda: checks.lost)
     metrics.watch_all("sink", sink.gauges)
 
     app = web.Application(middlewares=[Boundary(metrics).middleware])
     app[FRONT] = Front(ingest.take, metrics, in_flight)
+    app.on_cleanup.append(lambda _: checks.finish())
     app.cleanup_ctx.extend([_beside(stalls.observe), _beside(lambda: _control(flush, pressure, pace))])
     app.add_routes([web.post(BATCHES_PATH, ingest.handle, expect_handler=_continue_later)])
     app.add_routes([web.get("/artifacts/{sha256}", artifacts.handle), web.get("/openapi.json", _openapi())])

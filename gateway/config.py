@@ -113,7 +113,12 @@ class Config(KafkaKeys, frozen=True, kw_only=True):
     ] = 1000
     inflight_max_bytes: Annotated[
         int,
-        Meta(ge=64 * KIB, le=64 * GIB, description="the bytes of requests in work before new ones are answered 429"),
+        Meta(
+            ge=64 * KIB,
+            le=64 * GIB,
+            description="the bytes of requests in work before new ones are answered 429; a quarter as many of "
+            "update checks may be answered and not on the log yet",
+        ),
     ] = 64 * MIB
 
     flush_events: Annotated[int, Meta(ge=1, le=100_000, description="devices flush when this many events wait")] = 50

@@ -67,7 +67,7 @@ def decode(body: bytes, encoding: str, caps: Caps) -> Decoded:
         raise MalformedBody(reasons.NOT_JSON, str(error)) from error
     except RecursionError as error:
         raise MalformedBody(reasons.NESTED_TOO_DEEP, "nested too deep") from error
-    if not _signals_match(batch.events, _signal_counts(batch)):
+    if batch.events and not _signals_match(batch.events, _signal_counts(batch)):
         return _event_by_event(document, caps)
     events = _counted(len(batch.events), caps)
     # Thousands of objects that live on while the log is awaited cost a fifth of the throughput.

@@ -21,11 +21,11 @@ from gateway.whole_request import PATH, Unread, Whole, read
 IDLE_SECONDS: Final = 75.0
 _PATIENCE_SECONDS: Final = 1.0
 
-Take = Callable[[Whole], Awaitable[bytes]]
+Take = Callable[[Whole], bytes | Awaitable[bytes]]
 
 
 class Front:
-    """All connections that aiohttp has not been given. `take` returns the JSON of a reply, or raises."""
+    """All connections that aiohttp has not been given. `take` returns a reply's JSON, or waits for it, or raises."""
 
     def __init__(
         self, take: Take, metrics: Metrics, in_flight: InFlight, *, idle_seconds: float = IDLE_SECONDS
@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
         if isinstance(request, Whole):
             if self._early:
                 self._forget_early()
-            self.task = self._loop.create_task(self._answer(request))
+            self._take(request)
         elif request is Unread.STRANGE or not self._keep(data):
             self._give_away(data)
 
@@ -103,12 +103,33 @@ class Connection(asyncio.Protocol):
         """Hang up."""
         self._transport.close()
 
-    async def _answer(self, request: Whole) -> None:
-        front, status, code = self._front, 200, ""
+    def _take(self, request: Whole) -> None:
         try:
-            answer = json_answer(await front.take(request), closing=front.leaving)
+            reply = self._front.take(request)
         except Exception as error:  # the boundary: nothing may pass unanswered
-            answer, status, code = problem_answer(failure_of(error), closing=front.leaving)
+            self._fail(error)
+        else:
+            if isinstance(reply, bytes):
+                self._answer(reply)
+            else:
+                self.task = self._loop.create_task(self._answer_later(reply))
+
+    async def _answer_later(self, reply: Awaitable[bytes]) -> None:
+        try:
+            body = await reply
+        except Exception as error:  # the boundary
+            self._fail(error)
+        else:
+            self._answer(body)
+
+    def _answer(self, body: bytes) -> None:
+        self._write(json_answer(body, closing=self._front.leaving), 200, "")
+
+    def _fail(self, error: Exception) -> None:
+        self._write(*problem_answer(failure_of(error), closing=self._front.leaving))
+
+    def _write(self, answer: bytes, status: int, code: str) -> None:
+        front = self._front
         self.task = None
         front.metrics.answered(PATH, status, code)
         if self._transport.is_closing():

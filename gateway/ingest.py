@@ -1,14 +1,15 @@
 """Take a batch: admit, decode, decide, publish, reply.
 
 * 200 is sent only after the log has the batch and a dead letter for each refused event, in one step.
+* A batch without events has nothing to lose: it is answered at once, and published behind its answer (`checks`).
 * A body that is no batch is in the dead letters before the device hears 400 and drops it.
-* Nothing here does I/O but the publish; no decoded event lives while it is awaited.
+* Nothing else here does I/O; no decoded event lives while it is awaited.
 * Events end as accepted or refused in one place, `Metrics.settle`, and only once they are durable.
 """
 
 import base64
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Final
 
@@ -18,6 +19,7 @@ from msgspec import UNSET, Struct
 
 from gateway.admission import Admitted, Gate, InFlight, head_of
 from gateway.answer import JsonAnswer
+from gateway.checks import Checks
 from gateway.decode import Caps, decode
 from gateway.flush import FlushControl
 from gateway.letters import event_letters
@@ -55,6 +57,7 @@ class Ingest:
         gate: Gate,
         in_flight: InFlight,
         sink: Sink,
+        checks: Checks,
         snapshots: SnapshotKeeper,
         metrics: Metrics,
         clock: Callable[[], int],
@@ -66,6 +69,7 @@ class Ingest:
         self._gate = gate
         self._in_flight = in_flight
         self._sink = sink
+        self._checks = checks
         self._snapshots = snapshots
         self._metrics = metrics
         self._clock = clock
@@ -76,14 +80,21 @@ class Ingest:
         admitted = await self._admitted(head_of(request))
         with self._in_flight.hold() as hold:
             body = await self._gate.read(request, hold)
-            return JsonAnswer(await self._reply(admitted, body))
+        reply = self._reply(admitted, body)
+        return JsonAnswer(reply if isinstance(reply, bytes) else await reply)
 
-    async def take(self, request: Whole) -> bytes:
-        """Return the reply to a batch that has come whole. Raises `RequestFailed`."""
-        admitted = await self._admitted(request.head)
-        with self._in_flight.hold() as hold:
-            hold.grow(len(request.body))
-            return await self._reply(admitted, request.body)
+    def take(self, request: Whole) -> bytes | Awaitable[bytes]:
+        """Return the reply to a batch that has come whole, or what waits for it. Raises `RequestFailed`."""
+        try:
+            admitted = self._gate.admit(request.head)
+        except UnknownKey:
+            return self._take_after_all(request)
+        self._keep_to_budget()
+        return self._reply(admitted, request.body)
+
+    async def _take_after_all(self, request: Whole) -> bytes:
+        reply = self._reply(await self._admitted(request.head), request.body)
+        return reply if isinstance(reply, bytes) else await reply
 
     async def _admitted(self, head: Head) -> Admitted:
         try:
@@ -93,15 +104,26 @@ class Ingest:
         self._keep_to_budget()
         return admitted
 
-    async def _reply(self, admitted: Admitted, body: bytes) -> bytes:
-        """Decode, decide, publish and return the reply's JSON."""
+    def _reply(self, admitted: Admitted, body: bytes) -> bytes | Awaitable[bytes]:
+        """Decode, decide, publish and return the reply's JSON, or what waits until the log has the batch."""
         received_at = self._clock()
         try:
             taken = self._take(admitted, body, received_at)
         except MalformedBody as malformed:
             malformed.forget_frames()
-            await self._publish([_body_letter(admitted, body, received_at, malformed.reason)])
-            raise
+            return self._refuse(_body_letter(admitted, body, received_at, malformed.reason), malformed)
+        if not taken.events and self._checks.take(taken.records[0]):
+            return self._reply_to(taken)
+        return self._reply_once_durable(taken)
+
+    async def _refuse(self, letter: Record, malformed: MalformedBody) -> bytes:
+        try:
+            await self._publish([letter])
+            raise malformed
+        finally:
+            del malformed  # its traceback has this frame: the two would wait for the garbage collector
+
+    async def _reply_once_durable(self, taken: Taken) -> bytes:
         await self._publish(taken.records)
         self._metrics.settle(taken.events, taken.refusals)
         return self._reply_to(taken)
@@ -132,7 +154,10 @@ class Ingest:
             offer=decision.told,
         )
         return Taken(
-            records=[batch_record(decoded.envelope.device, body, about), *event_letters(about, decoded)],
+            records=[
+                batch_record(decoded.envelope.device, body, about),
+                *(event_letters(about, decoded) if decoded.refused else ()),
+            ],
             batch=decoded.envelope.batch,
             events=decoded.events,
             refusals=[refused.refusal for refused in decoded.refused],
@@ -142,11 +167,13 @@ class Ingest:
     async def _publish(self, records: list[Record]) -> None:
         """Return when the records are durable. Raises `ServiceUnavailable`."""
         began = perf_counter()
-        try:
-            await self._sink.publish(records)
-        except Unavailable as error:
-            wait_seconds = spread(error.retry_after_seconds, self._dice.random())
-            raise ServiceUnavailable("the log takes nothing now", wait_seconds) from error
+        with self._in_flight.hold() as hold:
+            hold.grow(len(records[0].value))
+            try:
+                await self._sink.publish(records)
+            except Unavailable as error:
+                wait_seconds = spread(error.retry_after_seconds, self._dice.random())
+                raise ServiceUnavailable("the log takes nothing now", wait_seconds) from error
         self._metrics.publish_seconds.observe(perf_counter() - began)
 
     def _reply_to(self, taken: Taken) -> bytes:

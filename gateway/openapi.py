@@ -113,7 +113,7 @@ def _post_batch() -> Json:
         ],
         "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("Batch")}}},
         "responses": {
-            "200": _answer("The batch is durable.", "application/json", _ref("Reply")),
+            "200": _answer("Every event is durable.", "application/json", _ref("Reply")),
             **_failures(_BATCH_FAILURES),
         },
     }

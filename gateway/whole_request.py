@@ -68,11 +68,16 @@ def _headers(block: bytes) -> dict[bytes, bytes]:
     headers: dict[bytes, bytes] = {}
     for line in lines:
         name, colon, value = line.partition(b":")
-        name = name.lower()
-        if not colon or name in headers or name in _FRAMING or not name.replace(b"-", b"").isalnum():
+        if not name or not colon:
             return {}
-        headers[name] = value.strip()
-    is_plain = b"host" in headers and headers.get(b"connection", b"keep-alive").lower() == b"keep-alive"
+        headers[name.lower()] = value.strip()
+    is_plain = (
+        len(headers) == len(lines)
+        and b"".join(headers).replace(b"-", b"").isalnum()
+        and _FRAMING.isdisjoint(headers)
+        and b"host" in headers
+        and headers.get(b"connection", b"keep-alive").lower() == b"keep-alive"
+    )
     return headers if is_plain else {}
 
 

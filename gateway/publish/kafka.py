@@ -25,7 +25,7 @@ from msgspec import Meta, Struct
 
 from gateway.publish import Sink, Unavailable
 from gateway.publish.deadlines import Deadlines
-from gateway.publish.kafka_parcels import Confirmation
+from gateway.publish.kafka_parcels import Confirmation, Together
 from gateway.publish.kafka_producer import Abandoned, Producer
 from gateway.publish.kafka_topics import ensure_topics, examine_topics
 from schemas.kafka import GIB, KIB, MIB, KafkaSettings, TopicSettings
@@ -125,7 +125,9 @@ class KafkaSink(Sink):
         self._active += 1
         try:
             if len(records) == 1:
-                await self._add(producer, records[0], sizes[0], self._deadlines.future())
+                stored = self._deadlines.future()
+                self._add(producer, records[0], sizes[0], stored)
+                await stored
             else:
                 async with asyncio.timeout(self._settings.publish_timeout_seconds):
                     await self._deliver(producer, records, sizes)
@@ -205,22 +207,19 @@ class KafkaSink(Sink):
             raise Unavailable(f"{self._pending_bytes} bytes wait for Kafka", _BUSY_RETRY_SECONDS)
         return self._producer
 
-    def _add(self, producer: Producer, record: Record, size: int, confirmation: Confirmation) -> Confirmation:
+    def _add(self, producer: Producer, record: Record, size: int, confirmation: Confirmation) -> None:
         producer.add(record, size, confirmation)
         self._pending_bytes += size
-        return confirmation
 
     async def _deliver(self, producer: Producer, records: Sequence[Record], sizes: Sequence[int]) -> None:
         """Return when all are stored, the letters before the batches are sent."""
-        loop = asyncio.get_running_loop()
         sized = list(zip(records, sizes, strict=True))
         for is_batch in (False, True):
-            group = [each for each in sized if (each[0].topic == BATCHES) is is_batch]
-            futures = [self._add(producer, record, size, loop.create_future()) for record, size in group]
-            # Every failure is looked at, also of those that are given up: one that is not is logged as a fault of ours.
-            for outcome in await asyncio.gather(*futures, return_exceptions=True):
-                if outcome is not None:
-                    raise outcome
+            if group := [each for each in sized if (each[0].topic == BATCHES) is is_batch]:
+                together = Together(len(group))
+                for record, size in group:
+                    self._add(producer, record, size, together)
+                await together.stored
 
     def _settled(self, size: int, failure: BaseException | None) -> None:
         """Hear of a parcel's end, also when its publishers are gone."""

@@ -24,12 +24,33 @@ from schemas.records import Record
 
 _log = logging.getLogger(__name__)
 
-Confirmation = asyncio.Future[None]
 Settled = Callable[[int, BaseException | None], None]
 
 _RETRY_SECONDS: Final = 0.2
 _NO_LEADER: Final = (None, -1)
 _SEQUENCES: Final = 2**31
+
+
+class Together:
+    """The confirmation of several records: `stored` is set with the last of them, or fails with the first that does."""
+
+    def __init__(self, count: int) -> None:
+        self.stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._left = count
+
+    def done(self) -> bool:
+        return self.stored.done()
+
+    def set_result(self, result: None) -> None:
+        self._left -= 1
+        if not self._left:
+            self.stored.set_result(result)
+
+    def set_exception(self, failure: BaseException) -> None:
+        self.stored.set_exception(failure)
+
+
+Confirmation = asyncio.Future[None] | Together
 
 
 class Parcel:
@@ -105,7 +126,8 @@ class Parcels:
     def add(self, place: TopicPartition, record: Record, size_bytes: int, confirmation: Confirmation) -> None:
         """Send the record with the next parcel of its partition; the confirmation is set once it is stored."""
         if self._given_up is not None:  # its publisher waited for letters, and comes too late
-            confirmation.set_exception(self._given_up)
+            if not confirmation.done():
+                confirmation.set_exception(self._given_up)
             self._settled(size_bytes, self._given_up)
             return
         parcels = self._waiting.get(place)

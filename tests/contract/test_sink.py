@@ -63,6 +63,16 @@ async def test_records_of_one_key_keep_their_order_within_a_call_and_between_cal
     assert [record.value for record in await stored(log)] == [b"1", b"2", b"3"]
 
 
+async def test_many_batches_in_one_call_are_each_stored_once_and_in_their_devices_order(log: Log) -> None:
+    sink = await log.sink()
+    names = [b"device-%d" % number for number in range(40)]
+    await sink.publish([batch(b"%d" % number, key=name) for number in range(3) for name in names])
+    by_device: dict[bytes, list[bytes]] = {}
+    for record in await stored(log):
+        by_device.setdefault(record.key, []).append(record.value)
+    assert by_device == {name: [b"0", b"1", b"2"] for name in names}
+
+
 async def test_concurrent_publishers_are_each_stored_once_and_in_order(log: Log) -> None:
     sink = await log.sink()
 

@@ -28,6 +28,7 @@ class Place:
         self.callers: list[Caller] = []
         self.go_on = asyncio.Event()
         self.go_on.set()
+        self.at_once = False
         self.failure: Exception | None = None
         self.metrics = Metrics()
         self.in_flight = InFlight(10_000, DICE)
@@ -43,9 +44,15 @@ class Place:
         self.front = Front(self._take, self.metrics, self.in_flight, idle_seconds=idle_seconds)
         await Door(self.runner, listening, 2, DICE, self.front).start()
 
-    async def _take(self, request: Whole) -> bytes:
+    def _take(self, request: Whole) -> bytes | Awaitable[bytes]:
         self.taken.append(request)
+        return self._reply() if self.at_once else self._later()
+
+    async def _later(self) -> bytes:
         await self.go_on.wait()
+        return self._reply()
+
+    def _reply(self) -> bytes:
         if self.failure is not None:
             raise self.failure
         return b'{"by":"front"}'
@@ -118,8 +125,10 @@ def batch(body: bytes = b"{}", *headers: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-async def test_batches_that_come_whole_are_answered_one_after_another(open_place: Open) -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_batches_that_come_whole_are_answered_one_after_another(open_place: Open, at_once: bool) -> None:
     place = await open_place()
+    place.at_once = at_once
     caller = await place.dial()
     for number in range(3):
         caller.writer.write(batch(b"%d" % number))
@@ -203,8 +212,10 @@ async def test_what_comes_before_the_answer_is_answered_after_it(open_place: Ope
     assert [await caller.by() for _ in range(3)] == ["front", "aiohttp", "aiohttp"]
 
 
-async def test_a_failed_request_is_a_problem_and_counted(open_place: Open) -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_failed_request_is_a_problem_and_counted(open_place: Open, at_once: bool) -> None:
     place = await open_place()
+    place.at_once = at_once
     place.failure = SlowDown("too much", 7)
     caller = await place.dial()
     caller.writer.write(batch())

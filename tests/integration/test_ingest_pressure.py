@@ -153,6 +153,32 @@ async def test_without_a_log_nothing_is_acknowledged(start: Start, body: bytes) 
     assert (ready.status, ready.json["trouble"]["sink"]) == (503, "the disk is full")
 
 
+async def test_an_update_check_waits_for_no_log_unless_the_log_is_in_trouble(start: Start) -> None:
+    sink = StuckSink(refuses=False)
+    gateway = await start(sink)
+    assert [(await gateway.post(body_of())).status for _ in range(3)] == [200, 200, 200]
+    assert sink.taken == []
+    sink.go.set()
+    async with asyncio.timeout(20):
+        while len(sink.taken) < 3:  # noqa: ASYNC110 - the state is the gateway's
+            await asyncio.sleep(0.001)
+    sink.refuses = True
+    answer = await gateway.post(body_of())
+    assert (answer.status, answer.json["code"]) == (503, "unavailable")
+    assert await gateway.metric("backhaul_lost_checks") == 0
+
+
+async def test_past_their_room_update_checks_wait_for_the_log_like_batches(start: Start) -> None:
+    sink = StuckSink(refuses=False)
+    gateway = await start(sink, Config(body_max_bytes=40_000, inflated_max_bytes=40_000, inflight_max_bytes=65_536))
+    large = body_of(padding="x" * 10_000)
+    assert (await gateway.post(large)).status == 200
+    waiting = asyncio.create_task(gateway.post(large))
+    await gateway.until("backhaul_in_flight_bytes", len(large))
+    sink.go.set()
+    assert (await waiting).status == 200
+
+
 async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
     for part in parts:
         yield part
@@ -244,5 +270,5 @@ async def test_the_clock_is_a_parameter(start: Start) -> None:
     sink = StuckSink(refuses=False)
     sink.go.set()
     gateway = await start(sink, clock=lambda: 1234)
-    assert (await gateway.post(body_of())).json["server_time"] == 1234
+    assert (await gateway.post(body_of(GOOD))).json["server_time"] == 1234
     assert dict(sink.taken[0].headers)["received_at"] == b"1234"

@@ -91,6 +91,12 @@ async def test_a_batch_that_was_acknowledged_and_is_not_here_is_named(sent: Send
     assert (wrong.produced, wrong.stored, wrong.refused, wrong.dropped, wrong.waiting) == (15, 8, 0, 0, 7)
 
 
+async def test_a_check_that_never_came_is_no_lost_event_once_the_queue_was_empty(sent: Send, told: Any) -> None:
+    # Number 2 was an update check, whose answer does not wait for the log. Then sixty events came in two batches.
+    found = await told(sent(ONE, 1, 5, 5), sent(ONE, 3, 50, 65), sent(ONE, 4, 10, 65), sent(TWO, 2, 0, 0))
+    assert (found.devices, found.waiting, found.missing, found.surplus, found.wrong) == (2, 0, 0, 0, [])
+
+
 async def test_what_waits_beside_a_loss_is_told_apart_once_the_queue_was_short(sent: Send, told: Any) -> None:
     found = await told(sent(ONE, 2, 5, 15), sent(ONE, 3, 5, 15), sent(ONE, 4, 5, 30))
     # The first batch is missing; five are, since so many were left over when the least was.

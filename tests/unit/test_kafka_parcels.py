@@ -16,7 +16,7 @@ from aiokafka.errors import (
 )
 from aiokafka.record.memory_records import MemoryRecords
 
-from gateway.publish.kafka_parcels import Parcels
+from gateway.publish.kafka_parcels import Parcels, Together
 from gateway.publish.kafka_wire import Produce, ProduceV7
 from schemas.records import Record
 
@@ -81,6 +81,12 @@ class Ground:
         confirmation: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.parcels.add(PLACES[place], Record("batches", b"key", value), len(value), confirmation)
         return confirmation
+
+    def together(self, *places_and_values: tuple[int, bytes]) -> Together:
+        together = Together(len(places_and_values))
+        for place, value in places_and_values:
+            self.parcels.add(PLACES[place], Record("batches", b"key", value), len(value), together)
+        return together
 
     async def until_requested(self, count: int) -> None:
         async with asyncio.timeout(10):
@@ -150,6 +156,29 @@ async def test_an_error_that_is_not_kafkas_fails_what_was_sent_and_frees_its_bro
     assert [record.exc_info is not None for record in caplog.records] == [True]
     await ground.add(2, b"2")
     assert ground.settled == [(1, UnknownError), (1, None)]
+
+
+async def test_records_confirmed_together_are_stored_once_the_last_of_them_is() -> None:
+    ground = Ground()
+    ground.brokers.free[0].clear()
+    together = ground.together((0, b"1"), (1, b"2"), (0, b"3"))
+    await ground.until_requested(2)
+    await ground.add(1, b"after the second")
+    assert not together.stored.done()
+    ground.brokers.free[0].set()
+    await together.stored
+
+
+async def test_of_records_confirmed_together_the_first_failure_counts() -> None:
+    ground = Ground()
+    ground.brokers.answers = [{PLACES[0]: TOO_LARGE, PLACES[2]: TOO_LARGE}]
+    together = ground.together((0, b"11"), (2, b"22"), (1, b"3"))
+    with pytest.raises(MessageSizeTooLargeError):
+        await together.stored
+    ground.parcels.give_up(OutOfOrderSequenceNumber())
+    late = ground.together((0, b"4"), (1, b"5"))
+    with pytest.raises(OutOfOrderSequenceNumber):
+        await late.stored
 
 
 async def test_a_partition_without_a_leader_waits_for_one_and_the_others_do_not() -> None:
