@@ -175,7 +175,7 @@ class Broker:
         lines = "".join(f"{key}={value}\n" for key, value in own.items())
         properties.write_text((_PARTS / "server.properties").read_text() + lines)
         users = [word for user in guarded.scram for word in ("--add-scram", user)]
-        tool = _java("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties), *users)
+        tool = _java("kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "-c", str(properties), *users)
         _run(tool, f"{self.home} cannot be formatted")
 
     def start(self, environ: Mapping[str, str] = os.environ) -> None:
