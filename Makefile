@@ -13,9 +13,9 @@ install: $(INSTALLED)  ## make .venv and install into it
 
 $(INSTALLED): pyproject.toml deploy/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 demo")'
-	$(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV): about two minutes, 1.2 GB, most of it the embedded ClickHouse"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[embedded,simulate,dev]'
+	@echo "installing into $(VENV): about two minutes, 1.2 GB, most of it the embedded ClickHouse" >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[embedded,simulate,dev]'
 	@touch $@
 
 demo: $(INSTALLED)  ## the whole path on this machine for about a minute: phones, gateway, log, warehouse

@@ -25,7 +25,7 @@ def date_and_commit() -> tuple[str, str]:
     """Return today's date (UTC) and the commit that is checked out, with a + where the tree differs from it."""
     commit = _said("git", "-C", str(_ROOT), "rev-parse", "--short", "HEAD")
     changed = _said("git", "-C", str(_ROOT), "status", "--porcelain", "--untracked-files=no")
-    return time.strftime("%Y-%m-%d", time.gmtime()), commit + ("+" if changed else "")
+    return time.strftime("%Y-%m-%d", time.gmtime()), (commit or "unknown") + ("+" if changed else "")
 
 
 def machine() -> dict[str, str]:
@@ -62,4 +62,6 @@ def _said(*command: str) -> str:
 
 
 def _output(command: Sequence[str]) -> str:
+    if shutil.which(command[0]) is None:
+        return ""
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout

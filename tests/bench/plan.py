@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -11,7 +12,7 @@ from typing import Final, get_args
 import msgspec
 from msgspec import Struct
 
-from deploy.local_kafka import LocalKafka, LocalKafkaError
+from deploy.local_kafka import LocalKafka, LocalKafkaError, missing
 from gateway.publish.kafka_topics import ensure_topics
 from schemas.kafka import KafkaSettings, TopicSettings
 from schemas.topics import TOPICS
@@ -20,6 +21,7 @@ from tests.bench.aims import DECISION, OURS, TWO_WORKERS, UPDATE_CHECK
 from tests.bench.beside import Beside, beside, remembered
 from tests.bench.bodies import Shape, bodies, distinct, framed
 from tests.bench.build import Missing
+from tests.bench.disk import need_room
 from tests.bench.figures import Row, Sample, paired, rows
 from tests.bench.machine import date_and_commit, machine, versions
 from tests.bench.otlp import otlp
@@ -62,31 +64,44 @@ QUICK: Final = Plan(programs=_CORE, rounds=5, seconds=1.5, beside=False)
 
 def measure(plan: Plan, directory: Path, say: Say) -> Result:
     """Start Kafka where it is needed, measure, and return all of it. Raises `Missing` for what it cannot do without."""
+    chosen = [program for program in PROGRAMS if program.name in plan.programs]
+    need_room(directory, chosen, plan.seconds * (plan.rounds + 1), beside=plan.beside)
     about, load = machine(), build.load()
-    keeps = {program.keeps for program in PROGRAMS if program.name in plan.programs}
-    if not plan.beside and keeps <= {"nothing", "embedded"}:
-        return _Run(plan, _ground(plan, directory, ""), load, None, say).result(about)
+    with ExitStack() as stack:
+        kafka: LocalKafka | str = ""
+        if plan.beside or any(program.on_kafka for program in chosen):
+            kafka = _kafka(directory, stack)
+        return _Run(plan, _ground(plan, directory, kafka), load, kafka, say).result(about)
+
+
+def _kafka(directory: Path, stack: ExitStack) -> LocalKafka | str:
+    """Start Kafka and return it, or say why there is none."""
+    if lacking := missing():
+        return f"there is no Kafka: {lacking}"
     try:
-        with LocalKafka.create(directory / "kafka", 1) as kafka:
-            kafka.start()
-            return _Run(plan, _ground(plan, directory, kafka.bootstrap), load, kafka, say).result(about)
+        kafka = stack.enter_context(LocalKafka.create(directory / "kafka", 1))
+        kafka.start()
     except LocalKafkaError as error:
-        raise Missing(str(error)) from error
+        return f"there is no Kafka: {error}"
+    return kafka
 
 
-def _ground(plan: Plan, directory: Path, bootstrap: str) -> Ground:
-    if bootstrap:
+def _ground(plan: Plan, directory: Path, kafka: LocalKafka | str) -> Ground:
+    bootstrap = ""
+    if isinstance(kafka, LocalKafka):
+        bootstrap = kafka.bootstrap
         settings = KafkaSettings(bootstrap=bootstrap, topic_prefix=BATCHES_PREFIX)
         asyncio.run(ensure_topics(settings, TopicSettings(partitions=PARTITIONS, replication=1), TOPICS))
     key = asyncio.run(stage.set_up(directory))
     shutil.copytree(directory / "store" / "apps", directory / "store-without-models" / "apps")
-    return Ground(directory, bootstrap, key, plan.events, _made(plan.events)[0])
+    no_kafka = kafka if isinstance(kafka, str) else ""
+    return Ground(directory, bootstrap, key, plan.events, _made(plan.events)[0], no_kafka)
 
 
 class _Run:
     """One run of a plan on prepared ground."""
 
-    def __init__(self, plan: Plan, ground: Ground, load: Path, kafka: LocalKafka | None, say: Say) -> None:
+    def __init__(self, plan: Plan, ground: Ground, load: Path, kafka: LocalKafka | str, say: Say) -> None:
         self._plan, self._ground, self._program, self._kafka, self._say = plan, ground, load, kafka, say
         self._dice = Random(_SEED)  # noqa: S311 - shuffles the order
         self._quotients: dict[str, float] = {}
@@ -150,7 +165,7 @@ class _Run:
 
     def _looked_at(self, server: Server, load: Load, rate: float) -> Beside:
         alone = beside(server, load, self._ground, rate, _made(load.events), self._say)
-        if self._kafka is None:
+        if isinstance(self._kafka, str):
             return alone
         memory = remembered(server, load, self._kafka, rate, _MILLIONS, self._say)
         return msgspec.structs.replace(alone, memory=memory)

@@ -1,7 +1,6 @@
 """The programs that are measured: how each is started, what it does with a batch, and where its records must arrive."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from typing import Final, Literal
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
+from gateway.supervisor.ports import free_port
 from tests.bench import build
 from tests.bench.build import Missing
 from tests.bench.otlp import otlp
@@ -33,6 +33,7 @@ class Ground:
     app_key: str
     events: int
     body: bytes
+    no_kafka: str = ""  # why there is none, where there is none
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class Program:
     ingest_only: bool = False
     speaks: Speaks = "batches"
     workers: int = 1
+
+    @property
+    def on_kafka(self) -> bool:
+        return self.keeps in ("one record a batch", "one record an event")
 
     @property
     def path(self) -> str:
@@ -152,10 +157,8 @@ PROGRAMS: Final = (
 
 
 def port_for_program() -> int:
-    """Return a port that nothing listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
+    """Return a port that nothing listens on now, and that no outgoing connection takes until the program does."""
+    return free_port()
 
 
 class Server:
@@ -181,6 +184,8 @@ class Server:
 
     def __enter__(self) -> "Server":
         """Start it and wait until it takes a batch. Raises `Missing`."""
+        if self.program.on_kafka and not self._ground.bootstrap:
+            raise Missing(self._ground.no_kafka)
         command = self._rendered(self.program.command())
         store = self._ground.directory / ("store-without-models" if self.program.ingest_only else "store")
         environ = {
