@@ -56,11 +56,11 @@ class _Fitting:
 
 
 class FatalRuntime:
-    """Core ML in a process that one artifact kills when it is loaded."""
+    """Core ML in a process that one artifact kills when it is loaded. `dying` is called at that moment."""
 
-    def __init__(self, fatal: str) -> None:
+    def __init__(self, fatal: str, dying: Callable[[], None] = lambda: None) -> None:
         self._runtime = CoreMLRuntime()
-        self._fatal = fatal
+        self._fatal, self._dying = fatal, dying
         self.format = self._runtime.format
         self.deaths = 0
 
@@ -68,6 +68,7 @@ class FatalRuntime:
         """Load, or die."""
         if sha256(data).hexdigest() == self._fatal:
             self.deaths += 1
+            self._dying()
             raise Died
         return _Fitting(self._runtime.load(data))
 

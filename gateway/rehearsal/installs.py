@@ -2,10 +2,12 @@
 
 * Both live the same sessions, on a clock that is turned from one moment of the script to the next, and die in the same
   sessions: the sample in the middle of an update where it has one under way, the client in the middle of the session.
-* A launch is a new process: it opens what the last one left on the disk.
+* A launch is a new process: it opens what the last one left on the disk. These processes are all this one, so what one
+  leaves that a model kills is kept from before the exception: what that passes on its way out, no process would do.
 """
 
 import asyncio
+import shutil
 import time
 from contextlib import suppress
 from math import inf
@@ -87,7 +89,8 @@ class OurInstall:
     def __init__(self, world: World, directory: Path, network: "Network", tally: BlogTally, seed: str) -> None:
         self._world, self._directory, self._network, self.tally = world, directory, network, tally
         self._clock = TurnedClock(time.time_ns() // 1_000_000)
-        self._runtime = FatalRuntime(world.sha256[3])
+        self._left_by_the_dead = directory.with_name(f"{directory.name}-left")
+        self._runtime = FatalRuntime(world.sha256[3], self._keep_what_is_left)
         self._bundled = bundled_upsell(model_file(1))
         self._dice = Random(seed)  # noqa: S311 - a seeded draw
 
@@ -101,7 +104,13 @@ class OurInstall:
                 await self._use(client, session, moments, dies)
             finally:
                 await client.close()  # which writes nothing: as if the process had ended
-        self.tally.crashes += self._runtime.deaths - deaths
+        if self._runtime.deaths > deaths:
+            self.tally.crashes += self._runtime.deaths - deaths
+            shutil.rmtree(self._directory)
+            self._left_by_the_dead.rename(self._directory)
+
+    def _keep_what_is_left(self) -> None:
+        shutil.copytree(self._directory, self._left_by_the_dead)
 
     async def _use(self, client: Client, session: Session, moments: list[Moment], dies: float) -> None:
         foreground = asyncio.create_task(client.foreground())
