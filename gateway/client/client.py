@@ -2,7 +2,8 @@
 
 * A prediction never touches the network, and never raises because of the queue, the disk or a model: the worst it can
   do is to answer no (`source` "none").
-* What is recorded is on disk before the call returns; everything else happens behind it.
+* What is recorded is on disk before the call returns; everything else happens behind it. Where the file cannot be
+  opened, it is in memory until it can: each call and each flush tries again.
 """
 
 import asyncio
@@ -51,7 +52,10 @@ _KEY_BYTES: Final = 32
 
 
 class Predicted(Struct, frozen=True, gc=False):
-    """A decision: `id` names it to `outcome` (0 when it could not be recorded), `score` is the positive label's."""
+    """A decision: `id` names it to `outcome`, `score` is the positive label's.
+
+    The id is 0 when it could not be recorded, and below 0, for this session, while no file could be opened.
+    """
 
     id: int
     score: float
@@ -198,8 +202,9 @@ class Client:
         return self
 
     async def close(self) -> None:
-        """Stop. Everything that matters is on disk already."""
+        """Stop. Everything that matters is on disk already, or is tried to be put there once more."""
         await self._timer.stop()
+        self._queue.opened()  # what only memory has yet
         if self._session is not self._given_session:
             await self._session.close()
         self._storage.close()
@@ -278,7 +283,7 @@ class Client:
             raise KeyError(model)
         if not 1 <= len(label) <= _LABEL_CHARACTERS or not math.isfinite(value):
             raise ValueError(f"not an outcome: {label!r}, {value!r}")
-        if prediction > 0:
+        if prediction:
             self._timer.added(self._queue.outcome(Outcome(prediction, self._ground.now_ms(), model, label, value)))
 
     async def flush(self) -> Flushed:

@@ -6,6 +6,8 @@
 * Bounded by events and bytes: the oldest goes first, but never one that is frozen, since the gateway may have it.
 * Nothing here raises because of the disk while recording: what could not be written is counted, and the count is
   written with the next thing that can be.
+* Without a file that can be opened, events are in memory, each write tries the file again, and the first that finds it
+  moves them there. The numbers of predictions are the file's; until then the app knows them by numbers below 0.
 """
 
 import sqlite3
@@ -24,6 +26,7 @@ from schemas.wire import Event, Flush, Ledger, Outcome, Prediction
 
 _encode: Final = msgspec.json.Encoder().encode
 _prediction: Final = msgspec.json.Decoder(Prediction)
+_event: Final[msgspec.json.Decoder[Event]] = msgspec.json.Decoder(Event)
 _names: Final = msgspec.json.Decoder(list[str])
 _flush: Final = msgspec.json.Decoder(Flush)
 
@@ -70,10 +73,23 @@ class Queue:
         self._limits = limits
         self._unwritten: Counter[str] = Counter()
         self._carried: dict[tuple[int, str], int] = {}
+        self._moved: dict[int, int] = {}  # what the app calls a prediction that was in memory, and its number
+
+    def opened(self) -> bool:
+        """Say whether the file is open, by now; if only just, with what memory held."""
+        if not self._storage.kept:
+            try:
+                with self._storage.opened_at_last() as (memory, tx):
+                    moved = self._move(memory, tx)
+            except StorageFailed:
+                return False
+            self._moved |= moved
+        return True
 
     @contextmanager
     def writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
         """Open a transaction that also writes down what could not be written before. Raises `StorageFailed`."""
+        self.opened()
         owed = Counter(self._unwritten)
         with self._storage.transaction(durable=durable) as tx:
             for reason, events in owed.items():
@@ -85,27 +101,31 @@ class Queue:
     def predicted(self, event: Prediction, names: Sequence[str]) -> tuple[int, int]:
         """Number and record a prediction, whose signals have these names.
 
-        Return (number, events queued), (0, 0) if it was lost.
+        Return (number, events queued), (0, 0) if it was lost; a number below 0 while only memory has it.
         """
-        known = (self._storage.generation, event.model)
         try:
             with self.writing() as tx:
+                known = (self._storage.generation, event.model)
                 carried = self._carried.get(known) or _carry(tx, event.model, names)
-                number = int(tx.execute("SELECT predictions + 1 FROM device").fetchone()[0])
+                number = _predictions(tx) + 1
                 tx.execute("UPDATE device SET predictions = ?", (number,))
                 queued = self.add(tx, msgspec.structs.replace(event, id=number), prediction=number, carried=carried)
         except StorageFailed as error:
             self._unwritten[error.reason] += 1
             return 0, 0
         self._carried[known] = carried
-        return number, queued
+        return number if self._storage.kept else -number - len(self._moved), queued
 
     def outcome(self, outcome: Outcome) -> int:
         """Record an outcome, inside its prediction's event while that still waits. Return how many events wait."""
         try:
             with self.writing() as tx:
-                queued = self._merge(tx, outcome)
-                return self.add(tx, outcome) if queued is None else queued
+                number, here = self._number(tx, outcome.id)
+                event = msgspec.structs.replace(outcome, id=number)
+                queued = (self._merge(tx, event) if here else None) if number else _queued(tx)
+                if queued is not None:
+                    return queued
+                return self.add(tx, event, prediction=-number if here and not self._storage.kept else None)
         except StorageFailed as error:
             self._unwritten[error.reason] += 1
             return 0
@@ -211,6 +231,35 @@ class Queue:
         dropped = Counter(written.dropped) + self._unwritten
         return Ledger(produced=written.produced + self._unwritten.total(), dropped=dict(dropped))
 
+    def _number(self, tx: sqlite3.Connection, name: int) -> tuple[int, bool]:
+        """Return the number of what the app knows by a name, 0 for nothing, and whether this file or memory gave it."""
+        if self._storage.kept:
+            return max(0, self._moved.get(name, name)), True
+        if name < 0 and name not in self._moved:
+            number = -name - len(self._moved)
+            return (number if number <= _predictions(tx) else 0), True
+        return self._moved.get(name, name), False
+
+    def _move(self, memory: sqlite3.Connection, tx: sqlite3.Connection) -> dict[int, int]:
+        """Append what memory holds, count what it lost. Return its predictions' numbers, by what the app calls them.
+
+        In memory, an event is marked with the number there of its prediction: below 0 if it is an outcome.
+        """
+        given, last = _predictions(memory), _predictions(tx)
+        tx.execute("UPDATE device SET predictions = ?", (last + given,))
+        known = {row[0]: (row[1], _names.decode(row[2])) for row in memory.execute("SELECT * FROM carried")}
+        rows = memory.execute("SELECT prediction, carried, body FROM events ORDER BY position").fetchall()
+        for mark, carried, body in rows:
+            event = _event.decode(body)
+            if mark is not None and isinstance(event, Prediction | Outcome):
+                event = msgspec.structs.replace(event, id=last + abs(mark))
+            names = None if carried is None else _carry(tx, *known[carried])
+            self.add(tx, event, prediction=last + mark if mark is not None and mark > 0 else None, carried=names)
+        for reason, events in self._ledger(memory).dropped.items():
+            tx.execute("UPDATE device SET produced = produced + ?", (events,))
+            _count(tx, reason, events)
+        return {-number - len(self._moved): last + number for number in range(1, given + 1)}
+
     def _ledger(self, tx: sqlite3.Connection) -> Ledger:
         produced = tx.execute("SELECT produced FROM device").fetchone()[0]
         return Ledger(produced=produced, dropped=dict(tx.execute("SELECT reason, events FROM dropped").fetchall()))
@@ -271,6 +320,14 @@ class Queue:
             (len(gone), sum(row[0] for row in gone)),
         )
         tx.execute("DELETE FROM frozen")
+
+
+def _predictions(tx: sqlite3.Connection) -> int:
+    return int(tx.execute("SELECT predictions FROM device").fetchone()[0])
+
+
+def _queued(tx: sqlite3.Connection) -> int:
+    return int(tx.execute("SELECT queued_events FROM device").fetchone()[0])
 
 
 def _carry(tx: sqlite3.Connection, model: str, names: Sequence[str]) -> int:

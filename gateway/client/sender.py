@@ -65,7 +65,8 @@ class Sender:
         self._most_events = self._whole_batch()
         self._failures = 0
         self._ready_at = clock.monotonic()
-        self._seen = -1
+        self._seen = -1, -1
+        self._restored = False
         # Why nothing has been sent since the last contact, in the gateway's word where it gave one.
         self.trouble = ""
         self.contact_ms = 0
@@ -74,6 +75,7 @@ class Sender:
     def restore(self) -> int:
         """Take up the wait, the policy and the last contact. Return how many events wait. Raises `StorageFailed`."""
         standing = self._queue.standing()
+        self._restored = self._storage.kept
         self.contact_ms = standing.contact_ms
         self.flush_policy = standing.flush or self._limits.first_flush
         self._failures = standing.failures
@@ -98,7 +100,7 @@ class Sender:
 
     async def flush(self) -> Flushed:
         """Send what waits, or an empty batch when nothing does: the update check."""
-        if not self._storage.kept:
+        if not self._queue.opened():
             self._pause(self._limits.backoff_first_seconds)
             return "no_storage"
         async with self._lock:
@@ -222,8 +224,10 @@ class Sender:
         return max(1, min(self._limits.batch_events, self._limits.queue_events // 2))
 
     def _follow_others(self) -> None:
-        """Another process of the app may have sent, waited or updated since."""
-        seen = self._storage.changes_by_others()
+        """Another process of the app may have sent, waited or updated since; or there was no file before."""
+        if not self._restored:
+            self.restore()
+        seen = self._storage.generation, self._storage.changes_by_others()
         if seen != self._seen:
             self._seen = seen
             self._updates.reload(self._storage.states())

@@ -3,8 +3,8 @@
 * An ordinary commit survives the process being killed; a durable one (`durable=True`) also survives losing power.
 * A file that is damaged, or from a newer client, is set aside and a new one made: with a new identity, because sequence
   and prediction numbers start again and must not collide with those already sent.
-* A file that cannot be opened at all (no space, no permission, not unlocked yet) is left alone: this session then keeps
-  its rows in memory and sends nothing under a made-up identity.
+* A file that cannot be opened at all (no space, no permission, not unlocked yet) is left alone: the session then keeps
+  its rows in memory, sends nothing under a made-up identity, and moves into the file when it can be opened after all.
 """
 
 import gzip
@@ -121,6 +121,28 @@ class Storage:
             if durable and connection is self._connection:
                 connection.execute("PRAGMA synchronous = NORMAL")
 
+    @contextmanager
+    def opened_at_last(self) -> Iterator[tuple[sqlite3.Connection, sqlite3.Connection]]:
+        """Open the file that could not be opened before. Give the memory and, durable, the file's first transaction.
+
+        When that is committed, the file is what is kept. Raises `StorageFailed`.
+        """
+        try:
+            file = self._file()
+        except (OSError, sqlite3.Error, _Unusable) as error:
+            raise StorageFailed("storage") from error
+        memory, self._connection = self._connection, file
+        try:
+            with self.transaction(durable=True) as tx:
+                yield memory, tx
+        except BaseException:
+            self._connection.close()
+            self._connection = memory
+            raise
+        memory.close()
+        self.kept = True
+        self.generation += 1
+
     def states(self) -> dict[str, bytes]:
         """Return what is kept of every model. Raises `StorageFailed`."""
         with self.transaction() as tx:
@@ -163,17 +185,20 @@ class Storage:
 
     def _open(self) -> sqlite3.Connection:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                return _connect(self._path, self._busy_seconds)
-            except _Unusable as error:
-                logger.warning("%s is set aside: %s", self._path, error)
-                self._set_aside()
-                return _connect(self._path, self._busy_seconds)
+            return self._file()
         except (OSError, sqlite3.Error, _Unusable):
-            logger.exception("%s cannot be opened; this session keeps nothing", self._path)
+            logger.exception("%s cannot be opened; until it can be, all is in memory", self._path)
         self.kept = False
         return _connect(Path(":memory:"), self._busy_seconds)
+
+    def _file(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return _connect(self._path, self._busy_seconds)
+        except _Unusable as error:
+            logger.warning("%s is set aside: %s", self._path, error)
+            self._set_aside()
+            return _connect(self._path, self._busy_seconds)
 
     def _set_aside(self) -> None:
         for suffix in ("", "-wal", "-shm"):

@@ -38,7 +38,7 @@ def table(tried: Sequence[Tried], planned: int, seconds: int) -> list[str]:
         *lines,
         "",
         "starts: how many fresh ones the slowest point took to the new release; the crashing release gets 4 in a row",
-        f"{forgetful} spoiled launches could not open their file at all: what they recorded was in memory, and is gone",
+        f"{forgetful} spoiled launches had no disk to open their file on to the end: they answered, and left no trace",
         f"{len(tried)} of the {planned} points planned were tried, in {seconds} s",
         verdict(tried),
     ]

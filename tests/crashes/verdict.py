@@ -46,7 +46,7 @@ class Story(NamedTuple):
 
     @property
     def forgetful(self) -> int:
-        """How many spoiled launches could not open their file, and so kept what they recorded in memory."""
+        """How many spoiled launches could not open their file from beginning to end, or to their death."""
         return sum(_device(life) not in ("", self.last.get("device")) for life in self.faulted)
 
 
@@ -74,7 +74,13 @@ def _device(life: Life) -> str:
 def _recorded(story: Story, lives: list[Life] | None = None) -> list[int]:
     """Return the numbers of all predictions of which the app was told that they are on disk."""
     kept = [life for life in lives or story.lives if _device(life) == story.last.get("device")]
-    return [said["prediction"] for life in kept for said in _answers(life) if said["prediction"]]
+    return [said["prediction"] for life in kept for said in _answers(life) if said["prediction"] > 0]
+
+
+def _in_memory(story: Story) -> int:
+    """Count the predictions that were in memory when a disk took things again, before the launch was over."""
+    pairs = zip(story.faulted, story.point.faults, strict=True)
+    return sum(said["prediction"] < 0 for life, fault in pairs if fault.mode.freed for said in _answers(life))
 
 
 def _received(story: Story) -> list[int]:
@@ -137,6 +143,14 @@ def _loses_nothing(story: Story) -> Iterator[str]:
     older = missing & set(_recorded(story, story.before + story.faulted))
     if older and not story.point.update.crashes:
         yield f"predictions {sorted(older)} of before the fresh starts never arrived"
+
+
+def _takes_up_what_was_in_memory(story: Story) -> Iterator[str]:
+    """A launch that could not open its file moves into it when it can: what it recorded arrives, or is counted."""
+    known = len(set(_received(story)) | set(_recorded(story)))
+    told = len(_recorded(story)) + _in_memory(story)
+    if told > known + sum(story.last.get("ledger", {}).get("dropped", {}).values()):
+        yield f"{told} predictions were recorded, {_in_memory(story)} of them in memory, {known} are known"
 
 
 def _receives_nothing_twice(story: Story) -> Iterator[str]:
@@ -204,6 +218,7 @@ RULES: Final = {
     "an acknowledged switch stays": _keeps_what_it_said,
     "one identity, no number twice": _keeps_its_identity,
     "no recorded event is lost": _loses_nothing,
+    "what was in memory is taken up": _takes_up_what_was_in_memory,
     "no event arrives twice": _receives_nothing_twice,
     "the ledger adds up": _adds_up,
     "what is dropped is counted": _counts_what_it_drops,

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from gateway.client.limits import Limits
 from gateway.client.queue import Contents, Frozen, Queue
 from gateway.client.storage import Storage, StorageFailed
-from schemas.wire import Outcome, Prediction
+from schemas.wire import Flush, Ledger, Outcome, Prediction
 
 
 def prediction(signals: int = 1) -> Prediction:
@@ -208,9 +208,98 @@ def test_a_place_that_cannot_be_opened_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "device").write_text("a file where the directory should be")
     storage = Storage(tmp_path / "device")
     assert not storage.kept
-    assert Queue(storage, Limits()).predicted(prediction(), ["a"]) == (1, 1)
+    assert Queue(storage, Limits()).predicted(prediction(), ["a"]) == (-1, 1)
     storage.close()
     assert (tmp_path / "device").read_text().startswith("a file")
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[Storage]:
+    """Let a device with 7 predictions, of which two wait, find its file behind something else."""
+    storage = Storage(tmp_path)
+    queue = Queue(storage, Limits())
+    for _ in range(5):
+        queue.predicted(prediction(), ["a"])
+    queue.delivered(queue.freeze(compose, 5), 1_000, Flush(events=50, seconds=300, lease_seconds=600))
+    for _ in range(2):
+        queue.predicted(prediction(), ["a"])
+    storage.close()
+    (tmp_path / "device.db").rename(tmp_path / "away")
+    (tmp_path / "device.db").mkdir()
+    found = Storage(tmp_path)
+    yield found
+    found.close()
+
+
+def unlock(directory: Path) -> None:
+    (directory / "device.db").rmdir()
+    (directory / "away").rename(directory / "device.db")
+
+
+def outcome(name: int, label: str) -> Outcome:
+    return Outcome(name, 2_000, "upsell", label, 1.0)
+
+
+def outcomes_in(frozen: Frozen) -> list[tuple[int, str | None]]:
+    contents = msgspec.json.decode(frozen.document, type=Contents)
+    return [(event["id"], event.get("outcome")) for event in map(msgspec.json.decode, contents.events)]
+
+
+def test_what_was_in_memory_joins_the_file_as_soon_as_that_can_be_opened(tmp_path: Path, locked: Storage) -> None:
+    queue = Queue(locked, Limits())
+    assert [queue.predicted(prediction(), ["b"])[0] for _ in range(3)] == [-1, -2, -3]
+    queue.outcome(outcome(-1, "inside"))
+    queue.outcome(outcome(-1, "again"))
+    queue.outcome(outcome(3, "of an earlier launch"))
+    queue.outcome(outcome(-9, "of nothing"))
+    assert queue.ledger().produced == 5
+    unlock(tmp_path)
+    assert queue.predicted(prediction(), ["b"]) == (11, 8), "and so it is numbered"
+    queue.outcome(outcome(-2, "later"))
+    queue.outcome(outcome(-9, "of nothing"))
+    assert queue.ledger() == Ledger(produced=13, dropped={})
+    first = queue.freeze(compose, 100)
+    assert outcomes_in(first) == [(6, None), (7, None)]
+    queue.delivered(first, 1_000, Flush(events=50, seconds=300, lease_seconds=600))
+    assert outcomes_in(queue.freeze(compose, 100)) == [
+        (8, "inside"),
+        (9, "later"),
+        (10, None),
+        (8, "again"),
+        (3, "of an earlier launch"),
+        (11, None),
+    ]
+
+
+def test_what_memory_had_no_room_for_is_counted_in_the_file(tmp_path: Path, locked: Storage) -> None:
+    queue = Queue(locked, Limits(queue_events=4))
+    for _ in range(9):
+        queue.predicted(prediction(), ["a"])
+    assert queue.ledger() == Ledger(produced=9, dropped={"queue_full": 5})
+    unlock(tmp_path)
+    assert queue.opened()
+    assert queue.ledger() == Ledger(produced=16, dropped={"queue_full": 7})
+    assert events_in(queue.freeze(compose, 100)) == [13, 14, 15, 16]
+
+
+def test_a_file_that_opens_and_has_no_room_takes_nothing_out_of_memory(tmp_path: Path, locked: Storage) -> None:
+    queue = Queue(locked, Limits())
+    for _ in range(900):
+        queue.predicted(prediction(), ["a"])
+    unlock(tmp_path)
+    open_file = locked._file
+
+    def full() -> sqlite3.Connection:
+        file = open_file()
+        file.execute(f"PRAGMA max_page_count = {file.execute('PRAGMA page_count').fetchone()[0]}")
+        return file
+
+    locked._file = full  # type: ignore[method-assign]
+    assert not queue.opened()
+    assert queue.predicted(prediction(), ["a"])[0] == -901
+    locked._file = open_file  # type: ignore[method-assign]
+    assert queue.opened()
+    assert queue.ledger().produced == 908
 
 
 class Accounts(RuleBasedStateMachine):

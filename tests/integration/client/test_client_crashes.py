@@ -384,6 +384,46 @@ async def test_a_file_that_cannot_be_opened_leaves_a_device_without_an_identity_
     assert world.gateway.batches == []
 
 
+async def test_a_launch_before_the_first_unlock_takes_up_its_identity_events_wait_and_release_when_it_may(
+    world: World,
+) -> None:
+    data = world.offer_42()
+    async with world.client() as client:
+        await client.flush()
+        client.predict("upsell", SIGNALS)
+        world.gateway.answers.append(world.gateway.problem(503, "unavailable", **{"Retry-After": "600"}))
+        assert await client.flush() == "kept"
+        device = client.status().device
+    sent = len(world.gateway.bodies)
+    (world.directory / "device.db").rename(world.directory / "away")
+    (world.directory / "device.db").mkdir()
+    client = await world.open()
+    made = client.predict("upsell", SIGNALS)
+    assert (made.id, made.release) == (-1, 1)
+    assert await client.flush() == "no_storage"
+    (world.directory / "device.db").rmdir()
+    (world.directory / "away").rename(world.directory / "device.db")
+    client.outcome(made.id, "upsell", "purchased", 1.0)
+    world.clock.turn(31)
+    assert await client.flush() == "waiting", "as it was told by Retry-After"
+    assert world.runs(client) == (42, "ota", 42)
+    world.clock.turn(600)
+    assert await client.flush() == "sent"
+    assert {batch.device for batch in world.gateway.batches} == {device}
+    assert len(world.gateway.bodies) > sent
+    found = [(event["id"], event["release"], event.get("outcome")) for event in world.gateway.events("prediction")]
+    assert found == [(1, 42, None), (2, 1, "purchased")]
+    assert world.gateway.fetches == [(f"/artifacts/{world.publisher.put(data)}", "")]
+
+
+async def test_what_only_memory_holds_is_written_at_the_close(world: World) -> None:
+    (world.directory / "device.db").mkdir(parents=True)
+    async with world.client() as client:
+        client.predict("upsell", SIGNALS)
+        (world.directory / "device.db").rmdir()
+    assert (await world.open()).ledger.produced == 1
+
+
 async def test_an_artifact_that_cannot_be_stored_is_not_used(world: World) -> None:
     world.offer(17, [world.publisher.release(42, artifact(0.8))], 42)
     client = await world.open()
