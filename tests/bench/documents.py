@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from tests.bench import capacity, table
+from tests.bench import capacity_page, table
 from tests.bench.capacity import Assumed
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
@@ -28,7 +28,7 @@ def documents() -> dict[Path, str]:
     return {
         README: _with_table(README.read_text("utf-8"), table.markdown(result)),
         AIMS: table.page(result),
-        CAPACITY: capacity.page(result, assumed),
+        CAPACITY: capacity_page.page(result, assumed),
     }
 
 

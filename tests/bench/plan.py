@@ -18,6 +18,7 @@ from schemas.kafka import KafkaSettings, TopicSettings
 from schemas.topics import TOPICS
 from tests.bench import build, stage
 from tests.bench.aims import DECISION, OURS, TWO_WORKERS, UPDATE_CHECK
+from tests.bench.arrivals import kafka_bytes, kafka_records
 from tests.bench.beside import Beside, beside, remembered
 from tests.bench.bodies import Shape, bodies, distinct, framed
 from tests.bench.build import Missing
@@ -105,6 +106,7 @@ class _Run:
         self._plan, self._ground, self._program, self._kafka, self._say = plan, ground, load, kafka, say
         self._dice = Random(_SEED)  # noqa: S311 - shuffles the order
         self._quotients: dict[str, float] = {}
+        self._kept_bytes: dict[str, float] = {}
 
     def result(self, about: dict[str, str]) -> Result:
         """Measure everything."""
@@ -131,6 +133,7 @@ class _Run:
             programs=found,
             left_out=field.missing,
             other_sizes=sizes,
+            kept_bytes=self._kept_bytes,
             quotients=self._quotients,
             beside=alone,
             filled=filled,
@@ -147,11 +150,23 @@ class _Run:
         for events in _OTHER_SIZES:
             there = replace(self._ground, events=events, body=_made(events)[0])
             with Field([each for each in PROGRAMS if each.name in _CORE], there, self._say) as field:
+                records, kept = self._on_kafka()
                 samples = list(field.rounds(self._load(events), _OTHER_ROUNDS, self._dice))
+                records, kept = (
+                    after - before for after, before in zip(self._on_kafka(), (records, kept), strict=True)
+                )
+            if records:
+                self._kept_bytes[str(events)] = kept / records
             sizes[str(events)] = rows(samples, {}, events)
             if not events and (quotient := paired(samples, OURS, "bare")) is not None:
                 self._quotients[UPDATE_CHECK] = quotient
         return sizes
+
+    def _on_kafka(self) -> tuple[int, int]:
+        """Return how many records Kafka has, and the bytes that they take."""
+        if isinstance(self._kafka, str):
+            return 0, 0
+        return kafka_records(self._kafka.bootstrap), kafka_bytes(self._kafka)
 
     def _beside(self, field: Field, load: Load, found: dict[str, Row]) -> Beside | None:
         ours = [server for server in field.servers if server.program.name == OURS]

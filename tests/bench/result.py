@@ -8,7 +8,10 @@ from tests.bench.warehouse import Filled
 
 
 class Result(Struct, frozen=True, kw_only=True):
-    """`other_sizes` has rows by events a batch; 0 events is the update check. `quotients` are of processor time."""
+    """`other_sizes` has rows by events a batch; 0 events is the update check. `quotients` are of processor time.
+
+    `kept_bytes` is what a batch takes in one copy on Kafka's disk, by events a batch.
+    """
 
     date: str
     commit: str
@@ -22,6 +25,7 @@ class Result(Struct, frozen=True, kw_only=True):
     programs: dict[str, Row]
     left_out: dict[str, str]
     other_sizes: dict[str, dict[str, Row]] = {}
+    kept_bytes: dict[str, float] = {}
     quotients: dict[str, float] = {}
     beside: Beside | None = None
     filled: Filled | None = None
