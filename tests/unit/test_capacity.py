@@ -101,7 +101,13 @@ def test_an_update_check_is_no_point_of_the_lines_and_older_results_have_the_byt
 
 
 def test_a_result_without_what_a_capacity_needs_is_refused() -> None:
-    sizes = {"12 signals": 40.0}
-    result = {"events": 50, "signals": 12, "bytes_per_event": sizes, "other_sizes": {}, "filled": None}
+    result = {
+        "events": 50,
+        "signals": 12,
+        "other_sizes": {},
+        "programs": {"backhaul": {"cpu_us": 100.0}},
+        "bytes_per_event": {"12 signals": 40.0},
+        "filled": None,
+    }
     with pytest.raises(TypeError):
         measured(result)
