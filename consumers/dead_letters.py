@@ -38,7 +38,7 @@ class Kept(Struct, frozen=True):
 
 
 class Batch(Struct, frozen=True):
-    """All that the warehouse knows of a batch but its events and its signals' names, and its place on the log."""
+    """All that the warehouse knows of a batch but its events, and its place on the log."""
 
     envelope: Envelope
     offer: dict[str, Told]
@@ -76,11 +76,12 @@ _WHOLE: Final = f"""
 """
 _BATCH: Final = """
     SELECT toUnixTimestamp64Milli(batches.sent_at) AS sent_at, seq, sdk, app_version, os, hardware, locale,
-        produced, dropped, have, offer, log, topic, partition, offset
+        produced, dropped, have, signals, offer, log, topic, partition, offset
     FROM batches
     WHERE app = {app:String} AND device = {device:UUID} AND batch = {batch:UUID} AND gateway != {replayed:String}
     LIMIT 1
 """
+# For rows of before `batches` kept the names.
 _SIGNALS: Final = """
     SELECT model, any(mapKeys(signals)) FROM events
     WHERE app = {app:String} AND device = {device:UUID} AND batch = {batch:UUID}
@@ -129,7 +130,7 @@ async def batch_of(client: AsyncClient, letter: DeadLetter) -> Batch | None:
     rows = await _rows(client, _BATCH, about)
     if not rows:
         return None
-    sent_at, seq, sdk, app_version, os, hardware, locale, produced, dropped, have, offer, *place = rows[0]
+    sent_at, seq, sdk, app_version, os, hardware, locale, produced, dropped, have, signals, offer, *place = rows[0]
     told = {
         "device": letter.device,
         "batch": letter.batch,
@@ -142,7 +143,7 @@ async def batch_of(client: AsyncClient, letter: DeadLetter) -> Batch | None:
         "locale": locale,
         "ledger": {"produced": produced, "dropped": dropped},
         "have": {model: _have(**each) for model, each in have.items()},
-        "signals": dict(await _rows(client, _SIGNALS, about)),
+        "signals": signals or dict(await _rows(client, _SIGNALS, about)),
     }
     offered = {model: Told(_use(each["use"]), each["arm"], each["rollout"]) for model, each in offer.items()}
     return Batch(convert(told, Envelope), offered, *place)

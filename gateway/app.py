@@ -96,9 +96,8 @@ def create_app(
     seconds.
     """
     dice = dice or random.Random()  # noqa: S311 - spreads devices over time; nothing secret hangs on it
-    metrics, stalls = Metrics(), Stalls()
+    metrics, stalls, artifacts = Metrics(), Stalls(), Artifacts(store)
     in_flight = InFlight(settings.inflight_max_bytes, dice)
-    artifacts = Artifacts(store)
     checks = Checks(sink, int(settings.inflight_max_bytes * _CHECKS_SHARE))
     flush = _flush(settings)
     ingest = Ingest(
@@ -114,19 +113,25 @@ def create_app(
         clock=clock,
         dice=dice,
     )
-    _watch(metrics, in_flight, snapshots, stalls, artifacts, flush)
-    metrics.watch("lost_checks", "update checks that were answered and never came to the log", lambda: checks.lost)
-    metrics.watch_all("sink", sink.gauges)
+    _watch(metrics, in_flight, snapshots, stalls, artifacts, flush, checks, sink)
 
     app = web.Application(middlewares=[Boundary(metrics).middleware])
     app[FRONT] = Front(ingest.take, metrics, in_flight)
     app.on_cleanup.append(lambda _: checks.finish())
     app.cleanup_ctx.extend([_beside(stalls.observe), _beside(lambda: _control(flush, pressure, pace))])
-    app.add_routes([web.post(BATCHES_PATH, ingest.handle, expect_handler=_continue_later)])
-    app.add_routes([web.get("/artifacts/{sha256}", artifacts.handle), web.get("/openapi.json", _openapi())])
-    app.add_routes([web.get("/healthz", _healthz), web.get("/readyz", _readyz(sink, snapshots, fellows))])
+    app.add_routes(_routes(ingest, artifacts))
+    app.add_routes([web.get("/readyz", _readyz(sink, snapshots, fellows))])
     app.add_routes([web.get("/metrics", _metrics(metrics, fellows, beside))])
     return app
+
+
+def _routes(ingest: Ingest, artifacts: Artifacts) -> list[web.RouteDef]:
+    return [
+        web.post(BATCHES_PATH, ingest.handle, expect_handler=_continue_later),
+        web.get("/artifacts/{sha256}", artifacts.handle),
+        web.get("/openapi.json", _openapi()),
+        web.get("/healthz", _healthz),
+    ]
 
 
 def _flush(settings: GatewaySettings) -> FlushControl:
@@ -144,8 +149,12 @@ def _watch(
     stalls: Stalls,
     artifacts: Artifacts,
     flush: FlushControl,
+    checks: Checks,
+    sink: Sink,
 ) -> None:
     """Show what the parts know about themselves, read when somebody asks."""
+    metrics.watch("lost_checks", "update checks that were answered and never came to the log", lambda: checks.lost)
+    metrics.watch_all("sink", sink.gauges)
     metrics.watch("in_flight_bytes", "bytes of bodies in work", lambda: in_flight.bytes)
     metrics.watch("snapshot_age_seconds", "since the store was last read", lambda: snapshots.age_seconds)
     metrics.watch("damaged_documents", "documents in the store that cannot be used", lambda: len(snapshots.damaged))

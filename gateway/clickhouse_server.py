@@ -253,7 +253,8 @@ def _serve(directory: Path, port: int, lifeline: int | None, beat: Callable[[], 
         threading.Thread(target=_keep_beating, args=(url_of(port), beat), name="pulse", daemon=True).start()
     reason = _wait_for_end(stop_reader, lifeline)
     if reason != b"e":
-        _stop(url_of(port), password_of(directory), thread)
+        with _speechless():
+            _stop(url_of(port), password_of(directory), thread)
         if thread.is_alive():
             # The interpreter cannot end around a running engine; what was answered is on disk.
             print(f"clickhouse: still busy after {_STOP_SECONDS:g} s, left", file=sys.stderr, flush=True)  # noqa: T201
@@ -311,6 +312,19 @@ def _wait_for_end(stop: int, lifeline: int | None) -> bytes:
                 data = os.read(key.fd, 1)
                 if key.fd == stop or not data:
                     return data
+
+
+@contextmanager
+def _speechless() -> Iterator[None]:
+    """Keep from stderr what the engine says of the query that a stop ends: it is no error."""
+    kept, nowhere = os.dup(sys.stderr.fileno()), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stderr.fileno())
+    try:
+        yield
+    finally:
+        os.dup2(kept, sys.stderr.fileno())
+        os.close(nowhere)
+        os.close(kept)
 
 
 def _stop(url: str, password: str, thread: threading.Thread) -> None:

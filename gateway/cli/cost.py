@@ -56,6 +56,8 @@ def _cost(arguments: Namespace) -> int:
         rows.append((bill.provider, *(f"${usd:,.2f}" for usd in dollars), bill.note))
     show_table(arguments, columns, rows)
     note(f"prices as of {prices.as_of}; each of {arguments.devices:,} devices downloads once")
+    if arguments.base and "zstd-patch" not in ways:
+        note(f"no patch from release {arguments.base} is published: every device downloads the whole file")
     if inline:
         note(
             f"it rides in the replies (inline_bytes is {config.inline_bytes:,}), so no device downloads it; the other "

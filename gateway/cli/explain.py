@@ -23,12 +23,13 @@ _SAID = """
 SELECT toUnixTimestamp64Milli(received_at), sdk, app_version, os, hardware, locale,
     have[{model:String}].catalogue, have[{model:String}].use, have[{model:String}].previous,
     mapContains(have, {model:String}), mapContains(offer, {model:String}),
-    offer[{model:String}].use, offer[{model:String}].arm, offer[{model:String}].rollout
+    offer[{model:String}].use, offer[{model:String}].arm, offer[{model:String}].rollout,
+    notEmpty(signals), if(mapContains(signals, {model:String}), [signals[{model:String}]], [])
 FROM batches
 WHERE app = {app:String} AND device = {device:UUID} AND received_at <= fromUnixTimestamp64Milli({at:Int64})
 ORDER BY received_at DESC LIMIT 1
 """
-# Inputs are stored with predictions alone. A batch that brought none named the same as its neighbours in time.
+# Of a batch that came before the warehouse kept their names: it named the same as its neighbours in time.
 _SIGNALS = """
 SELECT mapKeys(signals) FROM events
 WHERE app = {app:String} AND model = {model:String} AND device = {device:UUID} AND type = 'prediction'
@@ -36,7 +37,9 @@ WHERE app = {app:String} AND model = {model:String} AND device = {device:UUID} A
 ORDER BY abs(toUnixTimestamp64Milli(received_at) - {received_at:Int64}) LIMIT 1
 """
 _REPORTED = """
-SELECT toUnixTimestamp64Milli(occurred_at), toString(type), release, source, state, detail, score, outcome FROM events
+SELECT toUnixTimestamp64Milli(occurred_at), toString(type), release, source, state, detail,
+    if(type = 'prediction', score, NULL), outcome
+FROM events
 WHERE app = {app:String} AND model = {model:String} AND device = {device:UUID}
     AND received_at <= fromUnixTimestamp64Milli({at:Int64})
 ORDER BY received_at DESC, t DESC LIMIT 10
@@ -97,14 +100,19 @@ def _explain(arguments: Namespace) -> int:
     note(f"as decided at {moment(at_ms)}; the decision alone takes {decision_us:.1f} microseconds here")
     show_table(arguments, ("rule", "what it came to"), [(each.rule, each.text) for each in found.reasons])
     if said.get("offer"):
-        note(f"the gateway's record of {moment(said['said']['received_at'])}: told {said['offer']}")
+        note(f"the gateway's record of {moment(said['said']['received_at'])}: told to use {_recorded(**said['offer'])}")
     if _agrees(arguments, said, found) is False:
         note(
-            "the record and the replay differ: the device named other inputs than its predictions near that time have, "
-            "a flag overrules what it said, or the gateway still went by the documents of a moment before"
+            "the record and the replay differ: a flag overrules what the device said, it said it before the warehouse "
+            "kept what predictions carry, or the gateway still went by the documents of a moment before"
         )
     show_table(arguments, _COLUMNS, [tuple(row.values()) for row in said["events"]], "it reported nothing")
     return 0
+
+
+def _recorded(use: str, arm: str, rollout: int) -> str:
+    arm = f"in arm {arm}" if arm else "in no arm"
+    return f"{use}, {arm} of rollout {rollout}" if rollout else f"{use}, without a rollout"
 
 
 def _agrees(arguments: Namespace, said: dict[str, Any], found: "Explanation") -> bool | None:
@@ -156,13 +164,15 @@ def _said(arguments: Namespace, config: "Config", at_ms: int) -> dict[str, Any]:
     async def question(client: "AsyncClient") -> dict[str, Any]:
         batches = (await client.query(_SAID, parameters=words)).result_rows
         near = words | {"received_at": batches[0][0] if batches else at_ms}
-        signals = (await client.query(_SIGNALS, parameters=near)).result_rows
+        named = batches[0][15] if batches and batches[0][14] else None
+        if named is None:
+            named = [row[0] for row in (await client.query(_SIGNALS, parameters=near)).result_rows]
         events = (await client.query(_REPORTED, parameters=words)).result_rows
         found: dict[str, Any] = {"events": [dict(zip(_COLUMNS, (moment(r[0]), *r[1:]), strict=True)) for r in events]}
         if batches:
             row = batches[0]
             names = ("received_at", "sdk", "app_version", "os", "hardware", "locale")
-            found["said"] = dict(zip(names, row[:6], strict=True)) | {"signals": signals[0][0] if signals else None}
+            found["said"] = dict(zip(names, row[:6], strict=True)) | {"signals": named[0] if named else None}
             found["have"] = row[6:9] if row[9] else None
             found["offer"] = {"use": row[11], "arm": row[12], "rollout": row[13]} if row[10] else None
         return found

@@ -72,7 +72,7 @@ async def _judged(client: AsyncClient, config: Config, each: Kept) -> tuple[Outc
 async def _around(client: AsyncClient, config: Config, letter: DeadLetter) -> Around | None:
     """Return the refused event's batch, with its signals' names.
 
-    A batch's names are stored with its accepted predictions. Where it had none, the log may still hold the batch, or
+    Where the batch came before the warehouse kept them, and had no accepted prediction, the log may still hold it, or
     all other predictions of that release may agree.
     """
     batch = await batch_of(client, letter)

@@ -272,9 +272,7 @@ def _status_text(found: "Standing") -> str:
         lines = [
             f"{_line(rollout)} (document {found.number})",
             f"by {_people(rollout)} at {moment(rollout.at)}: {rollout.reason}",
-            "stages " + ", ".join(_share(stage) for stage in rollout.stages) if rollout.stages else "no stages",
-            "of the devices that are in it:",
-            *(f"{arm.name:<12} {arm.use!s:<8} {_share(arm.weight)}" for arm in rollout.arms),
+            *_who_runs_what(rollout),
         ]
         if rollout.held is not None:
             lines.append(
@@ -286,6 +284,16 @@ def _status_text(found: "Standing") -> str:
             f"waits for approval: proposal {waiting.number} by {waiting.rollout.author}: {_line(waiting.rollout)}"
         )
     return "\n".join(lines)
+
+
+def _who_runs_what(rollout: "Rollout") -> list[str]:
+    from gateway.releases.decide import UNDER_WAY
+
+    if rollout.state not in UNDER_WAY:
+        spared = " but those held out" if rollout.held is not None else ""
+        return [f"every device{spared} is offered {rollout.otherwise}"]
+    arms = [f"{arm.name:<12} {arm.use!s:<8} {_share(arm.weight)}" for arm in rollout.arms]
+    return ["stages " + ", ".join(map(_share, rollout.stages)), "of the devices that are in it:", *arms]
 
 
 def _history(arguments: Namespace) -> int:

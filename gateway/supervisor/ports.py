@@ -23,8 +23,14 @@ def listen(host: str, port: int, key: str) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise CannotListen(f"cannot listen on {host}:{port}: {reason}; choose another address with {key}") from error
+        raise cannot_listen(host, port, error, key) from error
+
+
+def cannot_listen(host: str, port: int, error: OSError, key: str) -> CannotListen:
+    """Say why, and what to do. Python puts the address into `strerror` again; a name that is unknown has no errno."""
+    number = error.errno or 0
+    reason = os.strerror(number) if number > 0 else error.strerror or str(error)
+    return CannotListen(f"cannot listen on {host}:{port}: {reason}; choose another address with {key}")
 
 
 def url_of(listening: socket.socket) -> str:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from gateway.config import MIB, Config
 from gateway.log_bounds import least_log_bytes
-from gateway.supervisor.ports import BACKLOG, CannotListen
+from gateway.supervisor.ports import BACKLOG, cannot_listen
 
 _LEAST_DRAINED_PER_SECOND: Final = 10
 _SPOOL: Final = "spool"
@@ -55,9 +55,7 @@ class Workers:
                 names = range(count if count > 1 else 0)
                 inner = [opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in names]
             except OSError as error:
-                reason = error.strerror or str(error)
-                advice = "choose another address with --listen"
-                raise CannotListen(f"cannot listen on {host}:{port}: {reason}; {advice}") from error
+                raise cannot_listen(host, port, error, "--listen") from error
             opened.pop_all()
         return cls(listening, inner)
 

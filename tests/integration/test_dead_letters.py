@@ -117,10 +117,22 @@ async def test_a_device_that_goes_on_after_a_replay_still_adds_up(
     assert (found.wrong, found.waiting, found.missing) == ([], 0, 0)
 
 
+async def test_a_refused_event_has_the_names_of_its_own_batch_whatever_others_have(
+    told: Any, log: Any, source: Any, drain: Any, make_batch: Any, tmp_path: Path
+) -> None:
+    elsewhere = load({"data": str(tmp_path / "elsewhere")})
+    await log.publish([make_batch(events=[GOOD], device=TWO, signals={"upsell": ["other", "names"]})])
+    await drain(source, told)
+    outcomes = await replay(told, elsewhere, dry=True)
+    assert sorted(each.detail for each in outcomes) == ["", "", "", "score_out_of_range"]
+
+
 async def test_signals_are_not_guessed_where_their_names_could_be_others(
     told: Any, log: Any, source: Any, drain: Any, make_batch: Any, tmp_path: Path
 ) -> None:
     elsewhere = load({"data": str(tmp_path / "elsewhere")})  # its log does not hold the batch any more
+    # What stood in `batches` before it kept the names.
+    await told.command("ALTER TABLE batches UPDATE signals = map() WHERE 1 SETTINGS mutations_sync = 1")
     assert sorted(each.detail for each in await replay(told, elsewhere, dry=True)) == ["", "", "", "score_out_of_range"]
     await log.publish([make_batch(events=[GOOD], device=TWO, signals={"upsell": ["other", "names"]})])
     await drain(source, told)

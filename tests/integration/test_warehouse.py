@@ -23,6 +23,7 @@ def at(ms: int) -> datetime:
     return datetime(1970, 1, 1) + timedelta(milliseconds=ms)  # noqa: DTZ001 - as the driver returns UTC columns
 
 
+SIGNALS = {"upsell": ["battery_level", "charging"], "other": []}
 RECEIVED = 1_795_334_401_000
 SENT = RECEIVED - 500
 CONTEXT = "app, device, batch, sdk, app_version, os, hardware, locale"
@@ -51,6 +52,7 @@ def full_batch(make_batch: Any, t: int) -> Any:
         locale="de_AT",
         have={"upsell": {"catalogue": 17, "use": 41, "previous": "bundled"}, "other": {"catalogue": 0, "use": "none"}},
         ledger={"produced": 8213, "dropped": {"queue_full": 12}},
+        signals=SIGNALS,
     )
 
 
@@ -88,7 +90,7 @@ async def test_every_column_of_a_batch_arrives(
     await drain(source, warehouse_client)
     columns = (
         f"{CONTEXT}, log, topic, partition, received_at, sent_at, gateway, seq, accepted, refused, produced, "
-        "dropped, have, offer, document_bytes"
+        "dropped, have, signals, offer, document_bytes"
     )
     found = await ask(warehouse_client, f"SELECT {columns} FROM batches")  # noqa: S608 - a constant
     have = {
@@ -97,7 +99,7 @@ async def test_every_column_of_a_batch_arrives(
     }
     offer = {"upsell": {"use": "42", "arm": "champion", "rollout": 9}}
     place = (source.identity, "batches", 0, at(RECEIVED), at(SENT), "gw", 1042)
-    assert found == [(*PHONE, *place, 3, 0, 8213, {"queue_full": 12}, have, offer, len(record.value))]
+    assert found == [(*PHONE, *place, 3, 0, 8213, {"queue_full": 12}, have, SIGNALS, offer, len(record.value))]
 
 
 async def test_optional_fields_that_are_absent_take_the_contracts_defaults(

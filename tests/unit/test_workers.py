@@ -36,7 +36,7 @@ def test_one_worker_has_nobody_to_ask() -> None:
 def test_an_address_that_others_have_is_refused_also_where_they_would_share_it(reuse: bool) -> None:
     with socket.create_server(("127.0.0.1", 0), reuse_port=reuse) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(CannotListen, match=f"cannot listen on 127.0.0.1:{port}"):
+        with pytest.raises(CannotListen, match=f"cannot listen on 127.0.0.1:{port}: Address already in use; choose"):
             Workers.listen("127.0.0.1", port, 2)
 
 
