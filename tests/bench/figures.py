@@ -3,7 +3,8 @@
 * Pure. A quotient is taken round by round before its median, so that a disturbed round disturbs both of its sides.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from statistics import median
 from typing import Final
 
@@ -80,9 +81,11 @@ def _row(samples: Sequence[Sample], floor: Mapping[int, float], about: str, even
     )
 
 
-def paired(samples: Sequence[Sample], one: str, other: str) -> float | None:
-    """Return the processor time of one program as a multiple of another's, taken round by round."""
-    times = {(sample.program, sample.round): sample.cpu_us for sample in samples}
+def paired(
+    samples: Sequence[Sample], one: str, other: str, of: Callable[[Sample], float] = attrgetter("cpu_us")
+) -> float | None:
+    """Return a figure of one program, its processor time, as a multiple of another's, taken round by round."""
+    found = {(sample.program, sample.round): of(sample) for sample in samples}
     rounds = {sample.round for sample in samples}
-    found = [times[one, n] / times[other, n] for n in rounds if (one, n) in times and (other, n) in times]
-    return median(found) if found else None
+    times = [found[one, n] / found[other, n] for n in rounds if (one, n) in found and (other, n) in found]
+    return median(times) if times else None

@@ -1,9 +1,10 @@
 """Serve our own gateway as `backhaul serve` does in its gateway's process, with the log that is asked for.
 
-    PORT=... STORE=... DATA=... BOOTSTRAP=... python -m tests.bench.ours kafka|embedded|nothing|workers
+    PORT=... STORE=... DATA=... BOOTSTRAP=... python -m tests.bench.ours kafka|embedded|nothing|nothing-twice|workers
 
 * `kafka`: acks=all with the spool ready behind it. `embedded`: fsynced in SQLite. `nothing`: told durable at once,
-  which no installation has; it shows what the log costs. `workers`: as `kafka`, two processes under a supervisor.
+  which no installation has; it shows what the log costs. `nothing-twice`: two such processes on one address.
+  `workers`: as `kafka`, two processes under a supervisor.
 """
 
 import asyncio
@@ -27,7 +28,8 @@ from gateway.releases.snapshot import SnapshotKeeper
 from gateway.releases.store import Store
 from gateway.supervisor.door import Door, most_connections
 from gateway.supervisor.gateway import serve_devices
-from gateway.supervisor.workers import Place
+from gateway.supervisor.lifeline import watch
+from gateway.supervisor.workers import Place, Workers
 from schemas.records import Record
 
 BATCHES_PREFIX: Final = "bench."
@@ -66,15 +68,15 @@ def configuration(log: str) -> Config:
     )
 
 
-async def serve(log: str) -> None:
-    """Answer until SIGTERM."""
+async def serve(log: str, listening: socket.socket | None) -> None:
+    """Answer until SIGTERM; on the socket and without a log where one is given."""
     leave = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leave.set)
     config = configuration(log)
-    listening = socket.create_server(("127.0.0.1", int(os.environ["PORT"])))
-    if log == "nothing":
+    if listening is not None:
         await _serve_without_log(config, listening, leave)
     else:
+        listening = socket.create_server(("127.0.0.1", int(os.environ["PORT"])))
         await serve_devices(config, Place(1, listening.detach()), leave)
 
 
@@ -93,9 +95,25 @@ async def _serve_without_log(config: Config, listening: socket.socket, leave: as
     await snapshots.close()
 
 
+def _sockets(log: str) -> socket.socket | None:
+    """Return the socket of a process without a log; of two, one is forked here, and ends when the other one does."""
+    if not log.startswith("nothing"):
+        return None
+    first, *others = Workers.listen("127.0.0.1", int(os.environ["PORT"]), 2 if log == "nothing-twice" else 1).listening
+    for other in others:
+        reading, writing = os.pipe()
+        if not os.fork():
+            os.close(writing)
+            first.close()
+            watch(reading, lambda: os._exit(0), 0)
+            return other
+        other.close()
+    return first
+
+
 if __name__ == "__main__":
     Path(os.environ["DATA"]).mkdir(parents=True, exist_ok=True)
     if sys.argv[1] == "workers":
         command = [sys.executable, "-m", "gateway.cli", "serve"]
         os.execve(sys.executable, command, os.environ | to_environment(configuration("workers")))  # noqa: S606 - ours
-    uvloop.run(serve(sys.argv[1]))
+    uvloop.run(serve(sys.argv[1], _sockets(sys.argv[1])))

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from random import Random
 from typing import Final, get_args
@@ -27,7 +28,7 @@ from tests.bench.figures import Row, Sample, paired, rows
 from tests.bench.machine import date_and_commit, machine, versions
 from tests.bench.otlp import otlp
 from tests.bench.ours import BATCHES_PREFIX, PARTITIONS
-from tests.bench.programs import PROGRAMS, Ground, Server, Speaks
+from tests.bench.programs import PROGRAMS, WITHOUT_LOG, WITHOUT_LOG_TWICE, Ground, Server, Speaks
 from tests.bench.result import Result
 from tests.bench.rounds import Field, Load, Wrong
 from tests.bench.warehouse import Filled, fill
@@ -38,7 +39,8 @@ SIGNALS: Final = 12
 _BODIES: Final = 200
 _SEED: Final = 1
 _CORE: Final = ("floor", "bare", OURS)
-_OTHER_SIZES: Final = (0, 10, 200)
+_LARGE: Final = 200
+_OTHER_SIZES: Final = (0, 10, _LARGE)
 _OTHER_ROUNDS: Final = 3
 _MILLIONS: Final = 10
 # The warehouse is filled for so much longer than a round takes: half a minute.
@@ -135,6 +137,7 @@ class _Run:
             other_sizes=sizes,
             kept_bytes=self._kept_bytes,
             quotients=self._quotients,
+            two_workers_rate=self._two_workers_rate() if plan.beside else None,
             beside=alone,
             filled=filled,
         )
@@ -161,6 +164,13 @@ class _Run:
             if not events and (quotient := paired(samples, OURS, "bare")) is not None:
                 self._quotients[UPDATE_CHECK] = quotient
         return sizes
+
+    def _two_workers_rate(self) -> float | None:
+        """Return the batches a second of two workers as a multiple of one's."""
+        there = replace(self._ground, events=_LARGE, body=_made(_LARGE)[0])
+        with Field([WITHOUT_LOG, WITHOUT_LOG_TWICE], there, self._say) as field:
+            samples = list(field.rounds(self._load(_LARGE), _OTHER_ROUNDS, self._dice))
+        return paired(samples, WITHOUT_LOG_TWICE.name, WITHOUT_LOG.name, attrgetter("batches_per_second"))
 
     def _on_kafka(self) -> tuple[int, int]:
         """Return how many records Kafka has, and the bytes that they take."""

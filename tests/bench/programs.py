@@ -155,6 +155,13 @@ PROGRAMS: Final = (
     ),
 )
 
+# Not in the table: its rate is set beside that of one such process, on batches large enough that the load generator,
+# which is on the same cores, takes little of them.
+WITHOUT_LOG: Final = next(program for program in PROGRAMS if program.name == "backhaul-no-log")
+WITHOUT_LOG_TWICE: Final = Program(
+    "backhaul-no-log-2-workers", "two workers on a log that keeps nothing", "nothing", _ours("nothing-twice"), workers=2
+)
+
 
 def port_for_program() -> int:
     """Return a port that nothing listens on now, and that no outgoing connection takes until the program does."""

@@ -10,7 +10,8 @@ from tests.bench.warehouse import Filled
 class Result(Struct, frozen=True, kw_only=True):
     """`other_sizes` has rows by events a batch; 0 events is the update check. `quotients` are of processor time.
 
-    `kept_bytes` is what a batch takes in one copy on Kafka's disk, by events a batch.
+    `two_workers_rate` is their batches a second as a multiple of one's, by the clock and without a log. `kept_bytes` is
+    what a batch takes in one copy on Kafka's disk, by events a batch.
     """
 
     date: str
@@ -27,5 +28,6 @@ class Result(Struct, frozen=True, kw_only=True):
     other_sizes: dict[str, dict[str, Row]] = {}
     kept_bytes: dict[str, float] = {}
     quotients: dict[str, float] = {}
+    two_workers_rate: float | None = None
     beside: Beside | None = None
     filled: Filled | None = None

@@ -215,8 +215,16 @@ def test_a_consumer_keeps_up_if_no_more_waits_at_the_end_than_after_the_warm_up(
     assert found.behind_seconds == pytest.approx(2.0 if kept == 1.0 else 7.5, abs=0.2)
 
 
+def test_two_workers_are_set_beside_one_by_the_clock_only_where_that_was_measured() -> None:
+    result = {"programs": {}, "bytes_per_event": {}, "two_workers_rate": 1.85}
+    (found,) = aims(result)
+    assert (found.verdict, found.measured, found.aimed) == ("reached", "1.85 x", "at least 1.8 x")
+    assert not list(aims(result | {"two_workers_rate": None}))
+
+
 def test_two_programs_are_compared_round_by_round() -> None:
     assert paired(SAMPLES, "ours", "floor") == 4.0
+    assert paired(SAMPLES, "ours", "floor", lambda sample: sample.batches_per_second) == 1.0
     assert paired(SAMPLES, "ours", "go") is None
 
 
