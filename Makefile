@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PLANTED := --layout kafka --devices 6 --seed 3
 
-.PHONY: help install demo test check lint types campaign crashes mutations bench bench-quick documents format schemas clean
+.PHONY: help install demo test check lint types campaign planted crashes mutations bench bench-quick documents format schemas clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -35,6 +36,11 @@ types: $(INSTALLED)  ## mypy, strict
 
 campaign: $(INSTALLED)  ## faults by the hundred, then every event is counted: make campaign FAULTS=200 SEED=1
 	@$(BIN)/python -m tests.campaign --faults $(or $(FAULTS),200) --seed $(or $(SEED),1) $(CAMPAIGN)
+
+# Exit status 1 is the verdict; 2 would be a campaign that could not be held.
+planted: $(INSTALLED)  ## break our own code beside Kafka on purpose, and see campaigns notice: two minutes
+	$(BIN)/python -m tests.campaign $(PLANTED) --plant forget_ranges --only way.clickhouse:lose_replies --faults 2; [ $$? -eq 1 ]
+	$(BIN)/python -m tests.campaign $(PLANTED) --plant forget_origins --only way.A:lose_replies --faults 1; [ $$? -eq 1 ]
 
 crashes: $(INSTALLED)  ## end the reference client at every change to its files, thousands of checks: some minutes
 	@$(BIN)/python -m tests.crashes $(CRASHES)

@@ -162,4 +162,6 @@ async def test_the_warehouse_says_what_the_device_was_and_what_it_was_told(
     assert (odd["told"]["use"], odd["recorded"]["use"], odd["agrees"]) == (2, "1", False)
     words = ("explain", "--app", "shop", "--model", "upsell", "--device", OTHER, "--at", str(received_at))
     assert await asyncio.to_thread(main, [*words]) == 0
-    assert "the record and the replay differ" in capsys.readouterr().err
+    told_of = capsys.readouterr().err
+    assert "told to use 1, without a rollout" in told_of
+    assert "the record and the replay differ" in told_of

@@ -174,6 +174,17 @@ def test_a_model_that_is_misspelt_is_no_model_without_rollouts(run: Run, words: 
     assert "nothing is published for a model 'upsel' of shop: its models are upsell" in refused.err
 
 
+def test_of_a_rollout_that_is_over_the_status_says_what_everyone_is_offered(run: Run) -> None:
+    start(run)
+    assert "challenger   42       45 %" in run("rollout", "status", *UPSELL).out
+    run("rollout", "rollback", *UPSELL, "--reason", "worse")
+    over = run("rollout", "status", *UPSELL).out.splitlines()
+    assert over[2:] == [
+        "every device but those held out is offered 41",
+        "baseline is held out across rollouts, 1 % of it so far",
+    ]
+
+
 def test_a_step_that_two_operators_mean_is_taken_once(run: Run) -> None:
     start(run)
     advance = ("rollout", "advance", *UPSELL, "--reason", "fine")

@@ -129,8 +129,8 @@ def test_it_ends_when_its_lifeline_closes(new_clickhouse: Any) -> None:
     os.close(reader)
     clickhouse_server.wait_until_ready(new_clickhouse.url, 60)
     os.close(writer)
-    process.communicate(timeout=30)
-    assert process.returncode == 0
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (0, ""), "of the query that a stop ends nothing is said"
 
 
 def test_sigterm_while_it_starts_ends_it_too(new_clickhouse: Any) -> None:

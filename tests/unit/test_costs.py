@@ -85,6 +85,8 @@ def test_a_release_costs_what_its_downloads_weigh(
     assert usd["s3"] == round(found["bytes"]["zstd-patch"] * 0.09 / 1000, 2)
     assert usd["fastly"] == 50.0
     assert set(cost("--devices", 1000, "--release", 2)["bytes"]) == {"identity", "xz"}
+    assert main(["cost", "--devices", "1", "--release", "1", "--from", "2"]) == 0
+    assert "no patch from release 2 is published" in capsys.readouterr().err
     assert main(["cost", "--devices", "1", "--release", "9"]) == 2
     assert main(["cost", "--devices", "1", "--release", "2", "--from", "7"]) == 2
     assert main(["cost", "--devices", "1", "--bytes", "9", "--from", "1"]) == 2
