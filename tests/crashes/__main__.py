@@ -71,6 +71,11 @@ async def plan(at: place.Place, every: int, again: int, then: int) -> list[Point
             planned += points.again(update, operations, again, then)
         elif again:
             planned += points.again(update, operations, 2 * again, then)
+    for update, times in [(each, 2) for each in points.PACKED] + [(each, 5) for each in points.TROUBLED]:
+        planned += points.once(update, await at.operations(update), times * every)
+    ends = [mode for mode in points.MODES if mode.ends]
+    # How many changes each of two processes makes depends on who comes first: one that sends and installs makes all.
+    planned += points.once(points.SHARED, await at.operations(points.UPDATE), every, ends)
     random.Random(1).shuffle(planned)  # noqa: S311 - a run that is cut short has then seen some of everything
     return planned
 

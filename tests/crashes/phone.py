@@ -9,7 +9,7 @@ import asyncio
 import ctypes
 import os
 import sys
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -17,6 +17,7 @@ from msgspec import Struct
 from gateway.client.conformance.driver import Driver
 
 Said = dict[str, Any]
+_TURN_SECONDS: Final = 60.0  # past the pause of a process that found the other one sending
 
 
 class Launch(Struct):
@@ -27,13 +28,15 @@ class Launch(Struct):
     mode: int = 0
     at: int = 0
     freed: list[str] = []  # steps after the damage is over; the report comes after it, too
+    beside: bool = False  # a second process takes the same steps at the same time, undisturbed
 
 
 class Life(Struct):
-    """What became of a launch: its exit code (0 for its own end) and what it said."""
+    """What became of a launch: its exit code (0 for its own end) and what it said; and of the one beside it."""
 
     code: int
     said: list[Said]
+    beside: "Life | None" = None
 
 
 async def live(launch: Launch, library: ctypes.CDLL, pipe: int) -> None:
@@ -62,7 +65,7 @@ async def _steps(do: dict[str, Any], steps: list[str], start: Said, say: Any) ->
     model = next(iter(start["models"]))
     last = 0
     for step in steps:
-        told = {"model": model, "signals": {"battery": 0.5, "charging": 1.0}}
+        told = {"model": model, "signals": {"battery": 0.5, "charging": 1.0}, "seconds": _TURN_SECONDS}
         if step == "outcome":
             told = {"model": model, "prediction": last, "label": "purchased", "value": 1.0}
         answer = await do[step](told)
@@ -71,14 +74,27 @@ async def _steps(do: dict[str, Any], steps: list[str], start: Said, say: Any) ->
 
 
 def launched(launch: Launch, library: ctypes.CDLL) -> Life:
-    """Fork, and wait for the end of it."""
+    """Launch, and wait for the end of it."""
+    forked = [_forked(launch, library)]  # first, so that it is mostly the one that sends and installs
+    if launch.beside:
+        forked.append(_forked(Launch(launch.start, launch.steps), library))
+    life, *beside = [_ended(*each) for each in forked]
+    return Life(life.code, life.said, *beside)
+
+
+def _forked(launch: Launch, library: ctypes.CDLL) -> tuple[int, int]:
+    """Return the process and the pipe on which it speaks."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
         os._exit(_lived(launch, library, writing))
     os.close(writing)
-    with open(reading, "rb") as pipe:  # noqa: PTH123 - a descriptor
+    return child, reading
+
+
+def _ended(child: int, reading: int) -> Life:
+    with open(reading, "rb") as pipe:
         lines = pipe.read().splitlines()
     _, status = os.waitpid(child, 0)
     return Life(os.waitstatus_to_exitcode(status), [msgspec.json.decode(line) for line in lines])

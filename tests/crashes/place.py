@@ -21,11 +21,13 @@ from aiohttp import web
 from gateway.client.conformance.hostile import Hostile
 from gateway.client.conformance.publisher import APP, INPUTS, MODEL, Publisher, script
 from gateway.client.conformance.scripted import Fault as ModelFault
+from schemas.releases import Release
 from schemas.wire import Batch
 from tests.crashes.operations import ENDED
 from tests.crashes.phone import Launch, Life
 from tests.crashes.points import KILLED, UPDATE, Fault, Point, Update
 from tests.crashes.verdict import Story
+from tests.crashes.ways import downloads, spoil
 
 MOST_STARTS: Final = 3
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the directory in it is our own
@@ -35,8 +37,12 @@ _HOUR_MS: Final = 3_600_000
 _LATER_MS: Final = 26 * _HOUR_MS  # past every pause after a first failure, and a first quarantine
 _BEFORE: Final = ["predict", "flush", "predict", "predict", "predict", "flush", "predict", "predict", "outcome"]
 _STEPS: Final = ["predict", "flush", "predict", "outcome", "predict", "flush", "predict"]
+_SHARED: Final = ["predict", "flush", "turn", "predict", "outcome", "flush", "turn", "predict", "flush", "predict"]
 _FREED: Final = ["predict", "flush"]
 _CRASHING_STARTS: Final = 4
+
+
+_ARTIFACTS: Final = {41: script(41, size=20_000), 42: script(42, size=30_000)}
 
 
 class Place:
@@ -48,8 +54,7 @@ class Place:
         self._now_ms = time.time_ns() // 1_000_000
         self._device = home / "device"
         self._before: dict[int, tuple[dict[str, Batch], list[Life]]] = {}
-        sizes = {41: 20_000, 42: 30_000}
-        self._releases = {n: self._publisher.release(n, script(n, size=size)) for n, size in sizes.items()}
+        self._releases = {n: self._publisher.release(n, data) for n, data in _ARTIFACTS.items()}
         crash = ModelFault(at="load", does="crash")
         self._releases[43] = self._publisher.release(43, script(43, crash, size=10_000))
 
@@ -58,14 +63,14 @@ class Place:
         if update.crashes:
             return await self._changes_before_the_crash(update)
         await self._begin(update)
-        return int((await self._launch(1, _STEPS)).said[-1]["operations"])
+        return int((await self._launch(1, update)).said[-1]["operations"])
 
     async def _changes_before_the_crash(self, update: Update) -> int:
         least, most = 0, await self.operations(UPDATE)
         while least < most:
             middle = (least + most + 1) // 2
             await self._begin(update)
-            if (await self._launch(1, _STEPS, Fault(KILLED, middle))).code == ENDED:
+            if (await self._launch(1, update, Fault(KILLED, middle))).code == ENDED:
                 least = middle
             else:
                 most = middle - 1
@@ -73,15 +78,17 @@ class Place:
 
     async def tell(self, point: Point) -> Story:
         """Try a point, and return what happened."""
-        before = await self._begin(point.update)
+        update = point.update
+        before = await self._begin(update)
         faulted = []
         for hour, fault in enumerate(point.faults, 1):
-            faulted.append(await self._launch(hour, _STEPS, fault))
+            faulted.append(await self._launch(hour, update, fault))
         fresh: list[Life] = []
-        for start in range(_CRASHING_STARTS if point.update.crashes else MOST_STARTS):
-            wait_ms = 0 if point.update.crashes else start * _LATER_MS
-            fresh.append(await self._launch(len(point.faults) + 1 + start, _STEPS, ahead_ms=wait_ms))
-            if not point.update.crashes and _runs(fresh[-1]) == point.update.offered:
+        for start in range(_CRASHING_STARTS if update.crashes else MOST_STARTS):
+            ahead_ms = update.days_ahead * 24 * _HOUR_MS + (0 if update.crashes else start * _LATER_MS)
+            after = update._replace(beside=False)
+            fresh.append(await self._launch(len(point.faults) + 1 + start, after, ahead_ms=ahead_ms, sdk=update.sdk))
+            if not update.crashes and _runs(fresh[-1]) == update.offered:
                 break
         files = sorted(str(path.relative_to(self._device)) for path in self._device.rglob("*") if path.is_file())
         return Story(point, before, faulted, fresh, list(self._hostile.stored.values()), self._hostile.breaches, files)
@@ -96,7 +103,13 @@ class Place:
         self._hostile.stored, self._hostile.breaches = dict(stored), []
         self._hostile.arrived.clear()
         self._hostile.fetches.clear()
-        self._offer(2, *(n for n in (update.before, update.offered) if n))
+        offered = self._releases[update.offered]
+        if update.before and update.offered in _ARTIFACTS:
+            base, data = _ARTIFACTS[update.before], _ARTIFACTS[update.offered]
+            ways = downloads(self._publisher, update.way, base, data)
+            offered = msgspec.structs.replace(offered, downloads=ways)
+        self._offer(2, *(self._releases[n] for n in (update.before,) if n), offered)
+        spoil(self._hostile, update.way, offered)
         return lives
 
     async def _make(self, before: int) -> None:
@@ -105,18 +118,25 @@ class Place:
         self._hostile.stored = {}
         lives = []
         if before:
-            self._offer(1, before)
-            lives.append(await self._launch(0, _BEFORE))
+            self._offer(1, self._releases[before])
+            spoil(self._hostile, "whole", self._releases[before])
+            lives.append(await self._started(Launch(self._start(self._now_ms), _BEFORE)))
         shutil.copytree(self._device, self._home / f"before-{before}")
         self._before[before] = dict(self._hostile.stored), lives
 
-    def _offer(self, number: int, *releases: int) -> None:
-        self._hostile.offer(self._publisher.news(number, [self._releases[n] for n in releases]), releases[-1])
+    def _offer(self, number: int, *releases: Release) -> None:
+        self._hostile.offer(self._publisher.news(number, releases), releases[-1].release)
 
-    async def _launch(self, hour: int, steps: list[str], fault: Fault | None = None, ahead_ms: int = 0) -> Life:
-        launch = Launch(self._start(self._now_ms + hour * _HOUR_MS + ahead_ms), steps)
+    async def _launch(
+        self, hour: int, update: Update, fault: Fault | None = None, ahead_ms: int = 0, sdk: str = "2.3.0"
+    ) -> Life:
+        start = self._start(self._now_ms + hour * _HOUR_MS + ahead_ms) | {"sdk": sdk}
+        launch = Launch(start, _SHARED if update.beside else _STEPS, beside=update.beside)
         if fault is not None:
-            launch = Launch(launch.start, steps, fault.mode.number, fault.at, _FREED if fault.mode.freed else [])
+            launch.mode, launch.at, launch.freed = fault.mode.number, fault.at, _FREED if fault.mode.freed else []
+        return await self._started(launch)
+
+    async def _started(self, launch: Launch) -> Life:
         if self._process.stdin is None or self._process.stdout is None:
             raise ValueError("the phone has no pipes")
         self._process.stdin.write(msgspec.json.encode(launch) + b"\n")

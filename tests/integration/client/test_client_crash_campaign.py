@@ -26,9 +26,11 @@ async def device(tmp_path: Path) -> AsyncIterator[Place]:
 async def test_ended_torn_or_refused_at_changes_all_over_an_update_the_client_keeps_all_its_promises(
     device: Place,
 ) -> None:
-    tried = await try_all([device], await plan(device, every=73, again=150, then=300))
-    assert {each.point.update for each in tried} == set(points.UPDATES)
-    assert sum(each.reached for each in tried) > len(tried) * 0.9
+    planned = await plan(device, every=1, again=16, then=16)
+    every = {*points.UPDATES, *points.PACKED, *points.TROUBLED, points.SHARED}
+    assert {point.update for point in planned} == every
+    tried = await try_all([device], planned[:60])  # they are shuffled
+    assert sum(each.reached for each in tried) > len(tried) * 0.6
     assert [check for each in tried for check in each.wrong] == []
     assert (
         table(tried, len(tried), 0)[-1] == f"PASSED: {len(tried) * len(RULES)} checks at {len(tried)} points, 0 failed"
