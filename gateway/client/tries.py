@@ -27,6 +27,8 @@ _RECORD: Final = Struct("<BB16s16s")
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 # Of one artifact: the processes that are trying it, and those that died of it.
 _MOST_FILES: Final = 16
+# That are kept of artifacts which nothing names.
+_MOST_DEATHS: Final = 64
 
 
 class _Mark(NamedTuple):
@@ -103,10 +105,11 @@ class Tries:
                         memory[0] = _IDLE
 
     def sweep(self, artifacts: Set[str]) -> None:
-        """Delete the marks of every other artifact."""
+        """Delete what is left of every other artifact, but for deaths: one that no state could name may come again."""
         with suppress(OSError):  # nothing there yet, or it goes next time
-            for path in self._directory.iterdir():
-                if path.stem not in artifacts:
+            paths = [path for path in self._directory.iterdir() if path.stem not in artifacts]
+            for path in paths:
+                if len(paths) > _MOST_DEATHS or not self._says_death(path):
                     path.unlink()
 
     def _paths(self, artifact: str) -> Iterator[Path]:
@@ -154,9 +157,18 @@ class Tries:
 
     def _is_death(self, mark: _Mark, context: str) -> bool:
         """Judge a mark that nobody holds. A kill between the mark's write and the try is none, in the same boot."""
-        if mark.context != _digest(context):
-            return False
+        return mark.context == _digest(context) and self._ended(mark)
+
+    def _ended(self, mark: _Mark) -> bool:
         return mark.stage == _INSIDE or (mark.stage == _BEGUN and mark.boot != self._boot)
+
+    def _says_death(self, path: Path) -> bool:
+        """Say so of any context, and of whoever is at it."""
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return self._ended(_read(file))
+        finally:
+            os.close(file)
 
 
 def _opened(path: Path) -> int:

@@ -93,6 +93,17 @@ def test_where_no_file_can_be_made_nothing_is_marked(tmp_path: Path) -> None:
         assert not tried.marked
 
 
+def test_a_death_outlives_the_sweep_of_what_is_not_named_any_more(tmp_path: Path) -> None:
+    dies(tmp_path, "inside")
+    tries = Tries(tmp_path)
+    tries.sweep({"b"})
+    assert tries.deaths("a", "here") == 1
+    for number in range(64):
+        (tmp_path / "tries" / f"other{number}.0").write_bytes((tmp_path / "tries" / "a.0").read_bytes())
+    tries.sweep({"b"})
+    assert list((tmp_path / "tries").iterdir()) == [], "but there is an end to it"
+
+
 def test_marks_of_other_artifacts_are_swept(tmp_path: Path) -> None:
     tries = Tries(tmp_path)
     tries.sweep({"a"})
