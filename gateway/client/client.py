@@ -176,6 +176,7 @@ class Client:
             artifacts=artifacts,
             compiled=Compiled(self._runtime, self._directory, context),
             tries=Tries(self._directory),
+            limits=self._limits,
             clock=self._clock,
             expiry_clock=self._expiry_clock,
         )

@@ -19,6 +19,7 @@ from gateway.client import state as rules
 from gateway.client.artifacts import Artifacts
 from gateway.client.clock import Clock
 from gateway.client.compiled import Compiled
+from gateway.client.limits import Limits
 from gateway.client.queue import Queue
 from gateway.client.state import Attempt, ModelState
 from gateway.client.storage import StorageFailed, read_state, write_state
@@ -53,6 +54,7 @@ class Ground:
     artifacts: Artifacts
     compiled: Compiled
     tries: Tries
+    limits: Limits
     clock: Clock
     expiry_clock: Clock
 
@@ -146,7 +148,7 @@ class Kept:
         return rules.attempt_of(self.state, sha256, self._ground.context)
 
     def blocked(self, sha256: str) -> bool:
-        return rules.blocked(self.attempt(sha256), self._ground.now_ms())
+        return rules.blocked(self.attempt(sha256), self._ground.now_ms(), self._ground.limits)
 
     def offered(self, entry: Release) -> None:
         """Note which release is on its way."""
@@ -160,14 +162,17 @@ class Kept:
         self.move(_as_it_is, downloaded, self.event("verified", entry.release))
 
     def fetch_failed(self, entry: Release, detail: str, *, wrong_bytes: bool) -> None:
-        attempt = rules.fetch_failed(self.attempt(entry.sha256), self._ground.now_ms(), wrong_bytes=wrong_bytes)
+        ground = self._ground
+        attempt = rules.fetch_failed(
+            self.attempt(entry.sha256), ground.now_ms(), ground.limits, wrong_bytes=wrong_bytes
+        )
         self._note(entry.sha256, attempt, self.event("failed", entry.release, detail))
 
     def may_load(self, release: int, sha256: str) -> bool:
         """Say whether an artifact may be loaded; one that has ended too many processes is left alone from now on."""
         if self.blocked(sha256):
             return False
-        if rules.crashed_too_often(self.deaths(sha256)):
+        if rules.crashed_too_often(self.deaths(sha256), self._ground.limits):
             self.quarantine(release, sha256, "crashed")
             return False
         return True
@@ -193,7 +198,7 @@ class Kept:
         return f"{attempt.context}|{attempt.quarantines}"
 
     def proven(self, sha256: str) -> bool:
-        return rules.proven(self.attempt(sha256))
+        return rules.proven(self.attempt(sha256), self._ground.limits)
 
     def answered(self, sha256: str) -> None:
         """Note that a prediction of the trial came back."""
@@ -211,7 +216,7 @@ class Kept:
 
     def quarantine(self, release: int, sha256: str, detail: str) -> None:
         """Leave an artifact alone for a while."""
-        attempt = rules.quarantined(self.attempt(sha256), self._ground.now_ms())
+        attempt = rules.quarantined(self.attempt(sha256), self._ground.now_ms(), self._ground.limits)
         self._abandon(sha256, attempt, self.event("quarantined", release, detail))
 
     def forget(self, release: int, sha256: str, detail: str) -> None:

@@ -112,6 +112,25 @@ class Limits(Struct, frozen=True, kw_only=True):
         ),
     ] = 32 * _MIB
 
+    most_deaths: Annotated[
+        int, _count(100, "a release that ended so many processes, in loads and its trial, is left alone for a while")
+    ] = 2
+    trial_answers: Annotated[
+        int, _count(1_000_000, "so many real predictions of a release must come back before it is off its trial")
+    ] = 3
+    quarantine_first_days: Annotated[int, _count(_YEAR_DAYS, "how long it is left alone the first time")] = 1
+    quarantine_last_days: Annotated[int, _count(10 * _YEAR_DAYS, "how long it is at most")] = 30
+    refetch_first_seconds: Annotated[
+        int, _count(_YEAR_DAYS * _DAY_SECONDS, "the pause after a fetch that failed, the first time")
+    ] = 60
+    refetch_last_seconds: Annotated[int, _count(_YEAR_DAYS * _DAY_SECONDS, "that pause at most")] = _DAY_SECONDS
+    pause_growth: Annotated[
+        int, _count(1000, "by how much these two grow each time: 1, 4, 16 minutes, and 1, 4, 16 days")
+    ] = 4
+    most_wrong_fetches: Annotated[
+        int, _count(1000, "bytes that were wrong so often are not asked for again; a bad network always is")
+    ] = 6
+
     clock_plausible_days: Annotated[
         int,
         _count(100 * _YEAR_DAYS, "how far past what is signed and built the device's clock is believed about expiry"),

@@ -15,15 +15,12 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from gateway.client.limits import Limits
 from schemas.releases import Catalogue, Release
 from schemas.wire import CatalogueNews, Have, Signature, Use
 
-MOST_STARTS: Final = 2
-TRIAL_ANSWERS: Final = 3
-_MINUTE_MS: Final = 60_000
 _DAY_MS: Final = 86_400_000
-_LONGEST_QUARANTINE_MS: Final = 30 * _DAY_MS
-_MOST_FETCHES: Final = 6
+_MOST_STEPS: Final = 32  # of a pause that grows: beyond, it is at its longest anyway
 
 
 class Attempt(Struct, frozen=True, omit_defaults=True):
@@ -70,18 +67,19 @@ def with_attempt(state: ModelState, sha256: str, attempt: Attempt) -> ModelState
     return msgspec.structs.replace(state, attempts=others)
 
 
-def blocked(attempt: Attempt, now_ms: int) -> bool:
+def blocked(attempt: Attempt, now_ms: int, limits: Limits) -> bool:
     """Say whether an artifact must be left alone now. A pause longer than any we give means the clock went back."""
-    return attempt.hopeless or 0 < attempt.until_ms - now_ms <= _LONGEST_QUARANTINE_MS
+    longest_ms = max(limits.quarantine_last_days * _DAY_MS, limits.refetch_last_seconds * 1000)
+    return attempt.hopeless or 0 < attempt.until_ms - now_ms <= longest_ms
 
 
-def crashed_too_often(deaths: int) -> bool:
-    return deaths >= MOST_STARTS
+def crashed_too_often(deaths: int, limits: Limits) -> bool:
+    return deaths >= limits.most_deaths
 
 
-def proven(attempt: Attempt) -> bool:
+def proven(attempt: Attempt, limits: Limits) -> bool:
     """Say whether the trial on real inputs is over."""
-    return attempt.answers >= TRIAL_ANSWERS
+    return attempt.answers >= limits.trial_answers
 
 
 def answered(attempt: Attempt) -> Attempt:
@@ -92,19 +90,24 @@ def came_back(attempt: Attempt) -> Attempt:
     return msgspec.structs.replace(attempt, fetches=0, until_ms=0)
 
 
-def quarantined(attempt: Attempt, now_ms: int) -> Attempt:
-    pause = min(_LONGEST_QUARANTINE_MS, _DAY_MS * 4 ** min(attempt.quarantines, 8))
+def quarantined(attempt: Attempt, now_ms: int, limits: Limits) -> Attempt:
+    days = _grown(limits.quarantine_first_days, limits.quarantine_last_days, attempt.quarantines, limits)
     return Attempt(
-        attempt.context, fetches=attempt.fetches, quarantines=attempt.quarantines + 1, until_ms=now_ms + pause
+        attempt.context, fetches=attempt.fetches, quarantines=attempt.quarantines + 1, until_ms=now_ms + days * _DAY_MS
     )
 
 
-def fetch_failed(attempt: Attempt, now_ms: int, *, wrong_bytes: bool) -> Attempt:
+def fetch_failed(attempt: Attempt, now_ms: int, limits: Limits, *, wrong_bytes: bool) -> Attempt:
     """Pause after a failed fetch; bytes that were wrong too often are not asked for again, a bad network always is."""
     fetches = attempt.fetches + 1
-    pause = min(_DAY_MS, _MINUTE_MS * 4 ** min(fetches - 1, 8))
-    hopeless = wrong_bytes and fetches >= _MOST_FETCHES
-    return msgspec.structs.replace(attempt, fetches=fetches, until_ms=now_ms + pause, hopeless=hopeless)
+    seconds = _grown(limits.refetch_first_seconds, limits.refetch_last_seconds, fetches - 1, limits)
+    hopeless = wrong_bytes and fetches >= limits.most_wrong_fetches
+    return msgspec.structs.replace(attempt, fetches=fetches, until_ms=now_ms + seconds * 1000, hopeless=hopeless)
+
+
+def _grown(first: int, last: int, steps: int, limits: Limits) -> int:
+    growth: int = limits.pause_growth ** min(steps, _MOST_STEPS)
+    return min(last, first * growth)
 
 
 def load_failed(attempt: Attempt) -> Attempt:

@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 
 from gateway.client import state as rules
 from gateway.client.decision import decide
+from gateway.client.limits import Limits
 from gateway.client.state import Attempt, ModelState
 from schemas.releases import Catalogue, Parameters, Release
 from schemas.wire import CatalogueNews
 
+LIMITS = Limits()
 DAY_MS = 86_400_000
 NEWS = CatalogueNews(b"{}", [])
 
@@ -68,34 +70,53 @@ def test_the_same_number_with_another_artifact_is_another_release() -> None:
 def test_a_quarantine_grows_from_a_day_to_a_month_and_ends() -> None:
     attempt, days = Attempt("c"), []
     for _ in range(6):
-        attempt = rules.quarantined(attempt, 0)
+        attempt = rules.quarantined(attempt, 0, LIMITS)
         days.append(attempt.until_ms // DAY_MS)
-        assert rules.blocked(attempt, attempt.until_ms - 1)
-        assert not rules.blocked(attempt, attempt.until_ms)
+        assert rules.blocked(attempt, attempt.until_ms - 1, LIMITS)
+        assert not rules.blocked(attempt, attempt.until_ms, LIMITS)
     assert days == [1, 4, 16, 30, 30, 30]
 
 
+def test_an_app_may_set_how_soon_and_how_long_a_release_is_left_alone() -> None:
+    limits = Limits(most_deaths=1, quarantine_first_days=2, quarantine_last_days=5, pause_growth=2, trial_answers=1)
+    attempt, days = Attempt("c"), []
+    for _ in range(3):
+        attempt = rules.quarantined(attempt, 0, limits)
+        days.append(attempt.until_ms // DAY_MS)
+    assert days == [2, 4, 5]
+    assert rules.crashed_too_often(1, limits)
+    assert rules.proven(Attempt("c", answers=1), limits)
+
+
+def test_an_app_may_set_how_often_and_when_bytes_are_asked_for_again() -> None:
+    limits = Limits(refetch_first_seconds=10, refetch_last_seconds=15, most_wrong_fetches=2, pause_growth=3)
+    once = rules.fetch_failed(Attempt("c"), 0, limits, wrong_bytes=True)
+    assert (once.until_ms, once.hopeless) == (10_000, False)
+    twice = rules.fetch_failed(once, 0, limits, wrong_bytes=True)
+    assert (twice.until_ms, twice.hopeless) == (15_000, True)
+
+
 def test_a_clock_that_went_back_does_not_make_a_quarantine_endless() -> None:
-    attempt = rules.quarantined(Attempt("c"), 400 * DAY_MS)
-    assert not rules.blocked(attempt, 0)
+    attempt = rules.quarantined(Attempt("c"), 400 * DAY_MS, LIMITS)
+    assert not rules.blocked(attempt, 0, LIMITS)
 
 
 def test_a_bad_network_is_always_asked_again_and_wrong_bytes_six_times() -> None:
     network = wrong = Attempt("c")
     for n in range(1, 20):
-        network = rules.fetch_failed(network, 0, wrong_bytes=False)
-        wrong = rules.fetch_failed(wrong, 0, wrong_bytes=True)
+        network = rules.fetch_failed(network, 0, LIMITS, wrong_bytes=False)
+        wrong = rules.fetch_failed(wrong, 0, LIMITS, wrong_bytes=True)
         assert not network.hopeless
         assert wrong.hopeless == (n >= 6)
     assert network.until_ms == DAY_MS
 
 
 def test_two_deaths_are_enough_and_one_is_not() -> None:
-    assert [rules.crashed_too_often(deaths) for deaths in range(4)] == [False, False, True, True]
+    assert [rules.crashed_too_often(deaths, LIMITS) for deaths in range(4)] == [False, False, True, True]
 
 
 def test_a_load_that_came_back_ends_every_pause_but_no_verdict() -> None:
-    paused = rules.fetch_failed(Attempt("c", answers=2), 0, wrong_bytes=False)
+    paused = rules.fetch_failed(Attempt("c", answers=2), 0, LIMITS, wrong_bytes=False)
     assert rules.came_back(paused) == Attempt("c", answers=2)
     assert rules.came_back(rules.load_failed(Attempt("c"))).hopeless
 
