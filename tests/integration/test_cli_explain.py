@@ -131,17 +131,13 @@ async def test_the_warehouse_says_what_the_device_was_and_what_it_was_told(
         {"type": "prediction", "id": 1, "t": received_at, "model": "upsell", "release": 1, "source": "ota",
          "score": 0.5, "decision": True, "signals": [0.5] * 4},
     ]  # fmt: skip
-    batch = make_batch(
-        device=DEVICE, events=events, received_at=received_at, offer=told, have=have, signals={"upsell": SIGNALS}
-    )
+    about = {"received_at": received_at, "have": have, "signals": {"upsell": SIGNALS}}
+    batch = make_batch(device=DEVICE, events=events, offer=told, **about)
     # An update check of an app that carried less then: what it named is known of itself, not by what followed.
     check = make_batch(
         device=DEVICE, events=[], received_at=received_at - 1000, offer={"upsell": Told(1, "challenger", 1)}, have=have
     )
-    all_of_it = {"upsell": SIGNALS}
-    other = make_batch(
-        device=OTHER, events=[], received_at=received_at, offer={"upsell": Told(1)}, have=have, signals=all_of_it
-    )
+    other = make_batch(device=OTHER, events=[], offer={"upsell": Told(1)}, **about)
     await log.publish([check, batch, other])
     await drain(source, warehouse_client)
     find_warehouse(monkeypatch, clickhouse, str(warehouse_client.database))
