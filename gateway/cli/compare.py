@@ -121,7 +121,10 @@ def _tell(found: "Rehearsed", differing: list[str]) -> None:
         f"s) and decisions were up to {found.late_p95_seconds:.0f} s late (95 %); simulated, both take no time"
     )
     if found.answer_p95_seconds > _SLOW_SECONDS:
-        note("that is slow: on an idle machine, or with a longer --day-seconds, the two come closer")
+        note(
+            "that is slow, and what a machine that stands still sends at once a budget refuses: on an idle machine, or "
+            "with a longer --day-seconds, the two come closer"
+        )
     if differing:
         note(f"measured and predicted differ in: {'; '.join(differing)}")
 

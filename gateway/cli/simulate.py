@@ -37,14 +37,15 @@ def register(verbs: Nouns) -> None:
         type=whole(1),
         default=100_000,
         metavar="N",
-        help="how many (100000); any number takes the memory of 20000 a core",
+        help="how many (100000), in blocks of 20000: any number takes 160 MiB, and 140 MiB a core; the outage 1 GiB",
     )
     command.add_argument(
         "--days",
         type=_positive,
         default=8.0,
         metavar="D",
-        help="how long (8); a million device-days take a core ten seconds for each policy",
+        help="how long (8); a million device-days take a core nine seconds for each policy: 25 million devices for a "
+        "day 19 minutes of processor for all five",
     )
     command.add_argument("--launches", type=_positive, default=3.5, metavar="L", help="launches a device-day (3.5)")
     command.add_argument("--decisions", type=_positive, default=10.5, metavar="C", help="decisions a device-day (10.5)")

@@ -30,7 +30,7 @@ from schemas.wire import Flush
 
 # Over at the busiest time of the day, where it hurts.
 _BEGINS_SECONDS: Final = DAY_SECONDS + 11 * HOUR_SECONDS
-# All devices at once, since they share a gateway: a kilobyte or so each. Fewer, and their peaks are accidents.
+# All devices at once, since they share a gateway: three kilobytes each. Fewer, and their peaks are accidents.
 LEAST_DEVICES: Final = 100_000
 MOST_DEVICES: Final = 300_000
 _AFTER_SECONDS: Final = 24 * HOUR_SECONDS
