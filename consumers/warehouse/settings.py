@@ -12,7 +12,7 @@ class WarehouseSettings(Struct, frozen=True, kw_only=True):
     """Bounds of a range and of the waiting; the defaults suit one machine."""
 
     range_records: Annotated[int, Meta(ge=1, le=100_000)] = 4000
-    # Both as read from the log and inflated: a consumer holds about five times this, the range that it has read ahead
+    # Both as read from the log and inflated: a consumer holds about six times this, the range that it has read ahead
     # included. Half of it costs a tenth more processor time an event, in the server's inserts and merges; twice as much
     # saves another tenth.
     range_bytes: Annotated[int, Meta(ge=KIB)] = 32 * MIB

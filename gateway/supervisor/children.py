@@ -20,7 +20,7 @@ from gateway.config import Config
 from gateway.supervisor import lifeline
 from gateway.supervisor.ports import CannotListen
 from gateway.supervisor.pulse import beat, keep_beating
-from gateway.supervisor.supervise import runs_clickhouse
+from gateway.supervisor.supervise import stands_back_by
 from gateway.supervisor.workers import Place
 
 _log = logging.getLogger(__name__)
@@ -63,22 +63,12 @@ def run_child(name: str, config: Config, bonds: Bonds, place: Place) -> int:
     if name == "gateway":
         from gateway.supervisor.gateway import serve_devices
 
-        _stand_back(config)
+        os.nice(stands_back_by(config))
         return _until_told(lambda told: serve_devices(config, place, told.leave), config, bonds)
     from gateway.supervisor.warehouse import fill_warehouse
 
     numbers = place.listening() if place.socket_fd >= 0 else None
     return _until_told(lambda told: fill_warehouse(config, told, numbers, catch_up=True), config, bonds)
-
-
-def _stand_back(config: Config) -> None:
-    """Let the consumer and ClickHouse go first where they share this machine's cores and the log is theirs alone.
-
-    A log that grows for as long as devices send has no end but its bound, and then nobody is answered. Devices that are
-    answered later send later. Where there is room for all, nobody waits for anybody.
-    """
-    if config.kafka is None and runs_clickhouse(config):
-        os.nice(config.gateway_nice)
 
 
 def consume_warehouse(config: Config) -> int:

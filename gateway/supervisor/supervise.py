@@ -142,6 +142,15 @@ def runs_clickhouse(config: Config) -> bool:
     return config.warehouse == "on" and not config.clickhouse_url
 
 
+def stands_back_by(config: Config) -> int:
+    """Return by how much, in the numbers of nice(1), a gateway lets the consumer and ClickHouse beside it go first.
+
+    An embedded log that grows for as long as devices send ends at its bound, and then nobody is answered. Devices that
+    are answered later send later. Where there are cores for all, nobody waits for anybody.
+    """
+    return config.gateway_nice if config.kafka is None and runs_clickhouse(config) else 0
+
+
 def _answers_ready(url: str) -> bool:
     host, _, port = url.removeprefix("http://").rpartition(":")
     connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=2)

@@ -12,6 +12,7 @@ from gateway.config import Config
 from gateway.fellows import Fellows
 from gateway.log_bounds import least_log_bytes
 from gateway.supervisor.ports import CannotListen
+from gateway.supervisor.supervise import stands_back_by
 from gateway.supervisor.workers import Workers, share_of, spool_of, spools
 
 
@@ -48,6 +49,17 @@ def test_what_the_whole_is_bounded_by_is_divided_and_never_below_what_one_batch_
     assert share.spool_drain_records_per_second == 500
     least = share_of(Config(workers=64, spool_max_bytes=least_log_bytes(Config()), spool_drain_records_per_second=10))
     assert (least.spool_max_bytes, least.spool_drain_records_per_second) == (least_log_bytes(Config()), 10)
+
+
+def test_a_gateway_stands_back_for_a_warehouse_that_fills_on_its_own_machine_from_its_own_log_alone() -> None:
+    assert stands_back_by(Config()) == Config().gateway_nice > 0
+    assert stands_back_by(Config(gateway_nice=0)) == 0
+    for elsewhere in (
+        Config(kafka_bootstrap="127.0.0.1:9092"),
+        Config(clickhouse_url="http://127.0.0.1:8123"),
+        Config(warehouse="off"),
+    ):
+        assert stands_back_by(elsewhere) == 0
 
 
 def test_every_worker_has_a_spool_of_its_own_and_all_are_found_again(tmp_path: Path) -> None:
