@@ -5,6 +5,9 @@
 * A body that is no batch is in the dead letters before the device hears 400 and drops it.
 * Nothing else here does I/O; no decoded event lives while it is awaited.
 * Events end as accepted or refused in one place, `Metrics.settle`, and only once they are durable.
+* Tried and not kept, of 70 microseconds that a batch of 50 events takes without its sockets: to end a request that
+  waits by a callback instead of in a task wins 2; to publish what comes in one turn of the event loop as one wins 4
+  where 32 come at once, nothing where 8 do, and loses 4 where 2 do.
 """
 
 import base64
