@@ -37,6 +37,8 @@ ROWS: Final = 40
 LABELS: Final = [DISMISSED, PURCHASED]
 SCALES: Final = np.array([1.0, 1.0, 300.0, 10.0])
 Values = np.ndarray[Any, Any]
+ALPHAS: Final = np.array([0.5, 0.25, 0.0, -0.125])
+BETAS: Final = np.array([0.5, 1.0, 0.25, 2.0])
 # By the builder's name: the parameters it takes, and the formula of Apple's NeuralNetwork.proto.
 ACTIVATIONS: Final[dict[str, tuple[Any, Callable[[Values], Values]]]] = {
     "LINEAR": ([0.5, 0.25], lambda x: 0.5 * x + 0.25),
@@ -50,12 +52,35 @@ ACTIVATIONS: Final[dict[str, tuple[Any, Callable[[Values], Values]]]] = {
     "ELU": (0.75, lambda x: np.where(x >= 0, x, 0.75 * (np.exp(x) - 1))),
     "SOFTSIGN": (None, lambda x: x / (1 + np.abs(x))),
     "SOFTPLUS": (None, lambda x: np.log(1 + np.exp(x))),
+    "PRELU": (ALPHAS, lambda x: np.where(x >= 0, x, ALPHAS * x)),
+    "PARAMETRICSOFTPLUS": ((ALPHAS, BETAS), lambda x: ALPHAS * np.log(1 + np.exp(BETAS * x))),
+}
+# By the builder's name: the formula, and whether it takes positive values only.
+FUNCTIONS: Final[dict[str, tuple[Callable[[Values], Values], bool]]] = {
+    "sqrt": (np.sqrt, True),
+    "rsqrt": (lambda x: 1 / np.sqrt(x + 1e-3), True),
+    "inverse": (lambda x: 1 / (x + 1e-3), True),
+    "power": (lambda x: x**1.5, True),
+    "exp": (np.exp, False),
+    "log": (np.log, True),
+    "abs": (np.abs, False),
+    "threshold": (lambda x: np.maximum(x, 0.25), False),
+}
+# By the builder's name: how two branches of a network become one.
+JOINS: Final[dict[str, Callable[[Values, Values], Values]]] = {
+    "ADD": lambda a, b: a + b,
+    "MULTIPLY": lambda a, b: a * b,
+    "AVE": lambda a, b: (a + b) / 2,
+    "MAX": np.maximum,
+    "MIN": np.minimum,
+    "CONCAT": lambda a, b: np.hstack([a, b]),
 }
 
 
 def main() -> None:
     """Write the network and networks.json beside this file."""
-    made = [shipped(), *perceptrons(), *quantized(), *activated(), scaled(), plain()]
+    made = [shipped(), *perceptrons(), *quantized(), *activated(), *functions(), *joined()]
+    made += [residual(), scaled(), plain()]
     text = json.dumps(made, separators=(",", ":")).replace('{"name"', '\n{"name"')
     (HERE / "networks.json").write_text(text + "\n")
 
@@ -115,6 +140,61 @@ def activated() -> list[dict[str, Any]]:
         answers = softmax(formula(inputs @ first.T.astype(float) + offset) @ second.T.astype(float))
         found.append(inside(f"activation {kind}", builder.spec, expected(LABELS, inputs, answers)))
     return found
+
+
+def functions() -> list[dict[str, Any]]:
+    """Return a small network for each function of one value, of values that it can take."""
+    inputs = np.random.default_rng(SEED + 5).uniform(-1, 1, size=(ROWS // 4, 2)).astype(np.float32).astype(np.float64)
+    found = []
+    for kind, (formula, positive) in FUNCTIONS.items():
+        builder = network(2, LABELS)
+        shift = 2.0 if positive else 0.25
+        builder.add_unary("unary", "input", "unary", kind, 0.25 if kind == "threshold" else 1.5, shift, 0.5, 1e-3)
+        builder.add_softmax("softmax", "unary", "probabilities")
+        answers = softmax(formula(0.5 * inputs + shift))
+        found.append(inside(f"function {kind}", builder.spec, expected(LABELS, inputs, answers)))
+    return found
+
+
+def joined() -> list[dict[str, Any]]:
+    """Return a network of two branches for each way of joining them."""
+    dice = np.random.default_rng(SEED + 6)
+    left, right = (dice.normal(size=(4, 3)).astype(np.float32) for _ in range(2))
+    inputs = dice.normal(size=(ROWS // 4, 3)).astype(np.float32).astype(np.float64)
+    found = []
+    for kind, formula in JOINS.items():
+        builder = network(3, LABELS)
+        dense(builder, "left", left, None, "input")
+        builder.add_activation("tanh", "TANH", "left", "tanh")
+        dense(builder, "right", right, None, "input")
+        builder.add_elementwise("joined", ["tanh", "right"], "joined", kind)
+        values = formula(np.tanh(inputs @ left.T.astype(float)), inputs @ right.T.astype(float))
+        odds = np.linspace(-1, 1, 2 * values.shape[1]).reshape(2, -1)
+        dense(builder, "odds", odds, None, "joined")
+        builder.add_softmax("softmax", "odds", "probabilities")
+        answers = softmax(values @ odds.astype(np.float32).T.astype(float))
+        found.append(inside(f"joined {kind}", builder.spec, expected(LABELS, inputs, answers)))
+    return found
+
+
+def residual() -> dict[str, Any]:
+    """Return a wide and deep network: the input goes around two layers, with constants and a flattening on the way."""
+    dice = np.random.default_rng(SEED + 7)
+    first, second = (dice.normal(size=size).astype(np.float32) for size in ((3, 3), (2, 6)))
+    inputs = dice.normal(size=(ROWS // 4, 3)).astype(np.float32).astype(np.float64)
+    builder = network(3, LABELS)
+    builder.add_flatten("flat", 0, "input", "flat")
+    dense(builder, "first", first, None, "flat")
+    builder.add_elementwise("half", ["first"], "half", "MULTIPLY", alpha=0.5)
+    builder.add_elementwise("more", ["half"], "more", "ADD", alpha=0.25)
+    builder.add_elementwise("around", ["input", "more"], "around", "ADD")
+    builder.add_activation("relu", "RELU", "around", "relu")
+    builder.add_elementwise("wide", ["input", "relu"], "wide", "CONCAT")
+    dense(builder, "odds", second, None, "wide")
+    builder.add_softmax("softmax", "odds", "probabilities")
+    deep = np.maximum(0, inputs + inputs @ first.T.astype(float) * 0.5 + 0.25)
+    answers = softmax(np.hstack([inputs, deep]) @ second.T.astype(float))
+    return inside("residual", builder.spec, expected(LABELS, inputs, answers))
 
 
 def scaled() -> dict[str, Any]:

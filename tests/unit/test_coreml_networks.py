@@ -15,6 +15,7 @@ from gateway.client.runtimes import BadModel, Model, PredictionFailed
 from gateway.client.runtimes.coreml import CoreMLRuntime
 from gateway.client.runtimes.network import MAX_LAYERS, MAX_WEIGHTS
 from gateway.releases.artifact import judge
+from gateway.releases.errors import BadArtifact
 from gateway.releases.facts import coreml_facts
 
 MODELS: Final = Path(__file__).parents[1] / "models"
@@ -172,6 +173,60 @@ QUANTIZED: Final = bytes([1, 2, 3, 4])
 def test_a_network_that_makes_no_sense_is_a_bad_model(data: bytes) -> None:
     with pytest.raises(BadModel):
         load(data)
+
+
+def blob(kind: int, body: bytes, *reads: str, gives: str = "odds") -> bytes:
+    return chunk(1, chunk(1, gives) + b"".join(chunk(2, read) for read in reads) + chunk(3, gives) + chunk(kind, body))
+
+
+ADD, MAX, MIN, CONCAT, UNARY = 230, 260, 261, 320, 220
+
+
+@pytest.mark.parametrize(
+    ("layers", "why"),
+    [
+        (layer(100, b"", "input", "odds"), "layer 'odds' is a convolution, which devices do not evaluate"),
+        (layer(420, b"", "input", "odds"), "an LSTM"),
+        (layer(790, b"", "input", "odds"), r"of kind \[790\], which devices do not evaluate"),
+        (blob(140, b"", "input", "input"), "reads 2 vectors where it takes one"),
+        (blob(ADD, b"", "input", "later"), r"where there are \['input'\]"),
+        (blob(ADD, b""), r"a layer from \[\]"),
+        (
+            dense(floats(*range(6)), outputs=3, gives="three") + blob(ADD, b"", "input", "three"),
+            r"\[2, 3\] values are joined",
+        ),
+        (blob(CONCAT, number(100, 1), "input", "input"), "a concatenation of sequences"),
+        (blob(UNARY, number(1, 9), "input"), "function 9 of one value"),
+        (layer(130, chunk(PRELU, chunk(1, floats(1.0, 2.0, 3.0))), "input", "odds"), "3 weights where 2"),
+    ],
+    ids=range(10),
+)
+def test_what_a_device_does_not_evaluate_is_refused_by_its_name(layers: bytes, why: str) -> None:
+    with pytest.raises(BadModel, match=why):
+        load(classifier(layers + softmax()))
+    with pytest.raises(BadArtifact, match=why):
+        judge(classifier(layers + softmax()), "mlmodel", inputs=["a", "b"], probes=[])
+
+
+def test_concatenations_cannot_grow_without_end() -> None:
+    doubled = b"".join(blob(CONCAT, b"", "odds", "odds") for _ in range(MAX_LAYERS - 2))
+    with pytest.raises(BadModel, match="values"):
+        load(classifier(blob(CONCAT, b"", "input") + doubled + softmax()))
+
+
+@pytest.mark.parametrize("kind", [ADD, MAX, MIN])
+def test_what_is_no_number_stays_none_where_branches_join(kind: int) -> None:
+    model = load(classifier(dense(EVEN, gives="same") + blob(kind, b"", "input", "same") + softmax()))
+    assert sum(model.predict([1.0, 2.0]).values()) == pytest.approx(1.0)
+    with pytest.raises(PredictionFailed):
+        model.predict([math.nan, 0.0])
+
+
+def test_a_function_that_has_no_answer_for_an_input_fails_the_prediction() -> None:
+    model = load(classifier(blob(UNARY, number(1, 5), "input") + softmax()))
+    assert model.predict([1.0, math.e]) == pytest.approx({"a": 1 / (1 + math.e), "b": math.e / (1 + math.e)})
+    with pytest.raises(PredictionFailed):
+        model.predict([-1.0, 1.0])
 
 
 def test_a_network_has_only_so_many_weights() -> None:

@@ -1,20 +1,22 @@
 """Evaluate small neural networks: NeuralNetworkClassifier and NeuralNetwork of Core ML.
 
-* A chain of layers over one vector: inner products, scales, batch normalisation, activations, softmax. Every other
-  kind of layer, and every graph that is no chain, is refused when it is read.
+* Layers over vectors: inner products, scales, batch normalisation, activations, functions of one value, softmax; sums,
+  products, means, extremes and concatenations of several. Each reads the input or what a layer before it gave, as the
+  file has them in order. Every other kind of layer is refused, by its name, when the file is read.
 * Inputs and weights are rounded to float32, as Core ML does; sums are made in doubles, so answers differ from Core ML's
   in the seventh digit.
-* Bounded by layers and weights: a prediction in Python takes about 25 ns for each weight.
+* Bounded by layers, weights and values: a prediction in Python takes about 25 ns for each weight.
 """
 
 import math
 import operator
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.client.runtimes import BadModel
-from gateway.client.runtimes.linear import logistic
+from gateway.client.runtimes.elementwise import activation, unary
+from gateway.client.runtimes.joining import JOINS
 from gateway.client.runtimes.protobuf import Message
 from gateway.client.runtimes.trees import softmax
 from gateway.client.runtimes.weights import read_weights
@@ -22,10 +24,20 @@ from gateway.client.runtimes.weights import read_weights
 MAX_LAYERS: Final = 64
 # As float32 a quarter of the largest artifact; decisions on a handful of signals take a thousandth of that.
 MAX_WEIGHTS: Final = 1_048_576
+# What all layers together may give: each concatenation can double what it reads.
+MAX_VALUES: Final = 262_144
 
 _FIRST_KIND: Final = 100  # below are a layer's name, its wiring and whether it may be trained further
 
-Layer = Callable[[Sequence[float]], Sequence[float]]
+Layer = Callable[..., Sequence[float]]
+
+
+class _Step(NamedTuple):
+    """A layer, the blobs that it reads and the one that it gives."""
+
+    layer: Layer
+    reads: tuple[str, ...]
+    gives: str
 
 
 class Network:
@@ -36,40 +48,52 @@ class Network:
         if message.has(2):
             raise BadModel("a network with preprocessing of images")
         self.input_name = self.output_name = ""
-        self.size = input_size
-        self._layers: list[Layer] = []
-        weights = 0
+        self._sizes: dict[str, int] = {}
+        self._steps: list[_Step] = []
+        weights = values = 0
         for layer in message.messages(1):
-            if len(self._layers) >= MAX_LAYERS:
+            if len(self._steps) >= MAX_LAYERS:
                 raise BadModel(f"more than {MAX_LAYERS} layers")
-            self._wire(layer.texts(2), layer.texts(3))
-            made, self.size, held = _layer(layer, self.size, MAX_WEIGHTS - weights)
-            weights += held
-            self._layers.append(made)
-        if not self._layers:
+            reads, gives = self._wired(layer.texts(2), layer.texts(3), input_size)
+            made, self.size, held = _layer(layer, [self._sizes[name] for name in reads], MAX_WEIGHTS - weights)
+            weights, values = weights + held, values + self.size
+            if values > MAX_VALUES:
+                raise BadModel(f"layers that give more than {MAX_VALUES} values")
+            self._steps.append(_Step(made, reads, gives))
+            self._sizes[gives] = self.size
+            self.output_name = gives
+        if not self._steps:
             raise BadModel("no layers")
 
     def __call__(self, inputs: Sequence[float]) -> list[float]:
         """Return what the last layer gives."""
-        values: Sequence[float] = array("f", inputs)
-        for layer in self._layers:
-            values = layer(values)
-        return list(values)
+        values: dict[str, Sequence[float]] = {self.input_name: array("f", inputs)}
+        for layer, reads, gives in self._steps:
+            values[gives] = layer(*[values[name] for name in reads])
+        return list(values[self.output_name])
 
-    def _wire(self, inputs: list[str], outputs: list[str]) -> None:
-        """Go one layer on. Raises `BadModel` for one that does not read what the layer before it gives."""
-        if len(inputs) != 1 or len(outputs) != 1 or (self._layers and inputs != [self.output_name]):
-            raise BadModel(f"a layer from {inputs} to {outputs}, which is no link of a chain")
-        self.input_name = self.input_name if self._layers else inputs[0]
-        self.output_name = outputs[0]
+    def _wired(self, reads: list[str], gives: list[str], input_size: int) -> tuple[tuple[str, ...], str]:
+        """Return what a layer reads and gives. Raises `BadModel` where no layer before it gives that."""
+        if not self._steps and reads:
+            self.input_name = reads[0]
+            self._sizes = {reads[0]: input_size}
+        if not reads or len(gives) != 1 or not set(reads) <= set(self._sizes):
+            raise BadModel(f"a layer from {reads} to {gives}, where there are {list(self._sizes)}")
+        return tuple(reads), gives[0]
 
 
-def _layer(message: Message, width: int, room: int) -> tuple[Layer, int, int]:
+def _layer(message: Message, widths: list[int], room: int) -> tuple[Layer, int, int]:
     """Return a layer, how many values it gives and how many weights it holds."""
     kinds = [number for number in message.numbers() if number >= _FIRST_KIND]
-    if len(kinds) != 1 or kinds[0] not in _LAYERS:
-        raise BadModel(f"layers of kind {kinds} are not understood")
-    return _LAYERS[kinds[0]](message.message(kinds[0]), width, room)
+    kind = kinds[0] if len(kinds) == 1 else 0
+    if kind in JOINS:
+        return *JOINS[kind](message.message(kind), widths), 0
+    if kind not in _LAYERS:
+        what = _REFUSED.get(kind, f"of kind {kinds}")
+        raise BadModel(f"layer {message.text(1)!r} is {what}, which devices do not evaluate")
+    if len(widths) != 1:
+        raise BadModel(f"layer {message.text(1)!r} reads {len(widths)} vectors where it takes one")
+    return _LAYERS[kind](message.message(kind), widths[0], room)
 
 
 def _inner_product(message: Message, width: int, room: int) -> tuple[Layer, int, int]:
@@ -130,42 +154,39 @@ def _softmax(message: Message, width: int, room: int) -> tuple[Layer, int, int]:
     return softmax, width, 0
 
 
-def _activation(message: Message, width: int, room: int) -> tuple[Layer, int, int]:
-    kinds = [number for number in message.numbers() if number in _ACTIVATIONS]
-    if len(kinds) != 1 or len(message.numbers()) != 1:
-        raise BadModel(f"activations {message.numbers()} are not understood")
-    terms = message.message(kinds[0])
-    each = _ACTIVATIONS[kinds[0]](terms.float32(1), terms.float32(2))
-    return lambda values: list(map(each, values)), width, 0
-
-
-def _exponential_linear(alpha: float, _: float) -> Callable[[float], float]:
-    return lambda x: x if x >= 0.0 else alpha * math.expm1(x)
-
-
-def _softplus(x: float) -> float:
-    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+def _flatten(message: Message, width: int, room: int) -> tuple[Layer, int, int]:
+    return list, width, 0  # of a vector, which is flat
 
 
 _LAYERS: Final[dict[int, Callable[[Message, int, int], tuple[Layer, int, int]]]] = {
-    130: _activation,
+    130: activation,
     140: _inner_product,
     160: _batch_normalization,
     175: _softmax,
+    220: unary,
     245: _scale,
     250: _bias,
+    301: _flatten,
 }
-# By the field of ActivationParams, each made from its alpha and beta.
-_ACTIVATIONS: Final[dict[int, Callable[[float, float], Callable[[float], float]]]] = {
-    5: lambda alpha, beta: lambda x: alpha * x + beta,
-    10: lambda alpha, beta: lambda x: max(x, 0.0),  # in this order a NaN stays one
-    15: lambda alpha, beta: lambda x: x if x >= 0.0 else alpha * x,
-    20: lambda alpha, beta: lambda x: x if x >= alpha else 0.0,
-    30: lambda alpha, beta: math.tanh,
-    31: lambda alpha, beta: lambda x: alpha * math.tanh(beta * x),
-    40: lambda alpha, beta: logistic,
-    41: lambda alpha, beta: lambda x: min(max(alpha * x + beta, 0.0), 1.0),
-    50: _exponential_linear,
-    60: lambda alpha, beta: lambda x: x / (1.0 + abs(x)),
-    70: lambda alpha, beta: _softplus,
+# What builders and converters also write, by the field of NeuralNetworkLayer: for the sentence that refuses it.
+_REFUSED: Final = {
+    100: "a convolution",
+    120: "a pooling",
+    150: "an embedding",
+    165: "a mean-variance normalisation",
+    170: "an L2 normalisation",
+    270: "a dot product",
+    280: "a reduction",
+    290: "a constant",
+    300: "a reshaping",
+    310: "a permutation",
+    330: "a split",
+    350: "a slice",
+    400: "recurrent",
+    410: "a GRU",
+    420: "an LSTM",
+    430: "an LSTM",
+    500: "a layer of the app's own",
+    950: "a softmax along an axis",
+    980: "a concatenation along an axis",
 }
