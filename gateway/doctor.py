@@ -215,6 +215,10 @@ async def _kafka(config: Config) -> Finding:
 
     kafka = config.kafka
     if kafka is None:
+        run = runfile.read(config.directory)
+        if run is not None and run.kafka:
+            text = f"not looked at: what serves this directory uses {run.kafka}"
+            return Finding("kafka", "warn", text, f"say --kafka {run.kafka}, as `backhaul serve` was told")
         return Finding("kafka", "ok", "not used: the log is a file in the data directory")
     if wrong := unusable(kafka):
         return Finding("kafka", "fail", wrong, "check kafka_ca_file, kafka_certificate_file and kafka_key_file")
@@ -228,6 +232,9 @@ async def _kafka(config: Config) -> Finding:
         advice = "no gateway writes such topics; kafka-configs.sh --alter --entity-type topics changes them"
         text = f"{kafka.bootstrap} answers; records would be lost: " + "; ".join(report.faults)
         return Finding("kafka", "fail", text, advice)
+    if report.unmakeable:
+        text = f"{kafka.bootstrap} answers; {'; '.join(report.differences)}, and cannot be made: {report.unmakeable}"
+        return Finding("kafka", "fail", text, "start more brokers, or set kafka_replication to what there is")
     if report.differences:
         advice = "a gateway makes what is missing; change what differs there or in the configuration"
         return Finding("kafka", "warn", f"{kafka.bootstrap} answers; " + "; ".join(report.differences), advice)

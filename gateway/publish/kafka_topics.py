@@ -18,6 +18,7 @@ from typing import Any, Final
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
+    InvalidReplicationFactorError,
     KafkaConnectionError,
     KafkaError,
     NoError,
@@ -26,6 +27,7 @@ from aiokafka.errors import (
     for_code,
 )
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.publish.kafka_refusal import refusal
 from schemas.kafka import GIB, KafkaSettings, TopicSettings
@@ -45,11 +47,12 @@ _NEVER_OTHERWISE: Final = (
 
 class TopicsReport(Struct, frozen=True):
     """What was found: sentences on what differs, those of them that lose records, and the largest record of each topic
-    by its own limit and the configured one."""
+    by its own limit and the configured one. `unmakeable` says why what is missing cannot be made, where that shows."""
 
     differences: tuple[str, ...]
     faults: tuple[str, ...]
     record_bytes: Mapping[str, int]
+    unmakeable: str = ""
 
     @property
     def max_record_bytes(self) -> int:
@@ -79,7 +82,11 @@ async def examine_topics(kafka: KafkaSettings, wanted: TopicSettings, names: Seq
         there = set(await admin.list_topics())
         found = await _listed(admin, [kafka.topic(name) for name in names if kafka.topic(name) in there])
         configs = await _configs(admin, found)
-    return _compared(kafka, wanted, names, found, configs)
+        brokers = len((await admin.describe_cluster())["brokers"])
+    report = _compared(kafka, wanted, names, found, configs)
+    if len(found) == len(names) or brokers >= wanted.replication:
+        return report
+    return replace(report, unmakeable=f"{brokers} of the {wanted.replication} brokers of kafka_replication are there")
 
 
 @asynccontextmanager
@@ -158,7 +165,9 @@ async def _create(
     for topic, code, *message in answer.topic_errors:
         failure = for_code(code)
         if failure not in (NoError, TopicAlreadyExistsError):  # another gateway may have been faster
-            raise failure(f"topic {topic} cannot be made: {' '.join(filter(None, message)) or failure.description}")
+            why = (" ".join(filter(None, message)) or failure.description).rstrip(".")
+            advice = f"; kafka_replication is {wanted.replication}" if failure is InvalidReplicationFactorError else ""
+            raise failure(f"topic {topic} cannot be made: {why}{advice}")
 
 
 async def _listed(admin: AIOKafkaAdminClient, topics: Sequence[str]) -> dict[str, _Extent]:

@@ -20,7 +20,8 @@ class Run(Struct, frozen=True):
     """A running `backhaul serve`: its process, its addresses, its children's processes by name.
 
     `embedded` says whether ClickHouse is one of the children; elsewhere others know the user and the password.
-    `consumer_url` is where the warehouse consumer shows its numbers; empty where it does not.
+    `consumer_url` is where the warehouse consumer shows its numbers; empty where it does not. `kafka`: some brokers;
+    empty where the log is a file.
     """
 
     pid: int
@@ -29,6 +30,7 @@ class Run(Struct, frozen=True):
     children: dict[str, int] = {}
     embedded: bool = True
     consumer_url: str = ""
+    kafka: str = ""
 
 
 def write(directory: Path, run: Run) -> None:

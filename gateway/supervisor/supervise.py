@@ -44,7 +44,7 @@ class Supervisor:
         self._workers, self._numbers = workers, numbers
         self.url = url_of(workers.listening[0])
         self._numbers_url = url_of(numbers) if numbers is not None else ""
-        self._embedded = runs_clickhouse(config)
+        self._embedded, self._kafka = runs_clickhouse(config), config.kafka_bootstrap
         self._clickhouse_url = f"http://127.0.0.1:{clickhouse_port}" if self._embedded else config.clickhouse_url
         self._lifeline, self._lifeline_end = os.pipe()
         chosen = {
@@ -130,7 +130,8 @@ class Supervisor:
 
     def _write_run_file(self) -> None:
         children = {name: child.pid for name, child in self._children.items() if child.pid is not None}
-        run = runfile.Run(os.getpid(), self.url, self._clickhouse_url, children, self._embedded, self._numbers_url)
+        places = (self.url, self._clickhouse_url, children, self._embedded, self._numbers_url, self._kafka)
+        run = runfile.Run(os.getpid(), *places)
         try:
             runfile.write(self._directory, run)
         except OSError as error:  # a full disk must not end the serving

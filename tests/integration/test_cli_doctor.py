@@ -13,6 +13,7 @@ from gateway.config import Config
 from gateway.publish.embedded import EmbeddedLog
 from gateway.publish.kafka_topics import ensure_topics
 from gateway.publish.spool import ASIDE
+from gateway.supervisor import runfile
 from gateway.supervisor.behind import spool_behind, warehouse_behind
 from schemas.records import BatchHeaders, Record, batch_record
 from schemas.topics import BATCHES, TOPICS
@@ -137,6 +138,15 @@ def test_brokers_that_do_not_answer_are_a_failure(tmp_path: Path, capsys: pytest
     assert found["state"] == "fail"
     assert "127.0.0.1:1" in found["text"]
     assert "batches go to the spool" in found["advice"]
+
+
+def test_that_what_serves_uses_kafka_is_known_without_being_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runfile.write(tmp_path, runfile.Run(1, "http://127.0.0.1:1", "", kafka="broker:9092"))
+    main(["doctor", "--data", str(tmp_path), "--json"])
+    found = findings(capsys)["kafka"]
+    assert (found["state"], found["advice"]) == ("warn", "say --kafka broker:9092, as `backhaul serve` was told")
 
 
 async def test_a_spool_that_waits_for_kafka_is_told_of_and_what_was_put_aside(tmp_path: Path) -> None:

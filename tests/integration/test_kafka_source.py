@@ -13,7 +13,7 @@ from consumers.kafka import KafkaSource, KafkaSourceSettings
 from consumers.source import SourceError
 from gateway.publish import Unavailable
 from gateway.publish.kafka import KafkaSink, KafkaSinkSettings, TooLarge
-from gateway.publish.kafka_topics import ensure_topics, topic_configs
+from gateway.publish.kafka_topics import ensure_topics, examine_topics, topic_configs
 from schemas.kafka import KafkaSettings, TopicSettings
 from schemas.records import Record
 from schemas.topics import BATCHES, DEAD_LETTERS, TOPICS
@@ -268,8 +268,11 @@ async def test_a_replication_that_cannot_be_had_is_said(kafka: Kafka) -> None:
         pytest.skip("Tansu takes any replication")
     wanted = TopicSettings(partitions=1, replication=9)
     sink = await KafkaSink.open(kafka.settings(), wanted, KafkaSinkSettings(), wait_seconds=3)
-    assert "replication" in (sink.trouble() or "").lower()
+    assert "kafka_replication is 9" in (sink.trouble() or "")
     await sink.close()
+    report = await examine_topics(kafka.settings(), wanted, TOPICS)
+    assert report.unmakeable == "1 of the 9 brokers of kafka_replication are there"
+    assert (await examine_topics(kafka.settings(), TopicSettings(replication=1), TOPICS)).unmakeable == ""
 
 
 async def test_a_record_that_the_topic_does_not_take_is_refused_alone(kafka: Kafka) -> None:
