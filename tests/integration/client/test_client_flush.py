@@ -110,6 +110,28 @@ async def test_a_flush_comes_by_age_whatever_the_wall_clock_does(world: World) -
     assert client.status().queued_events == 0
 
 
+async def test_devices_woken_together_do_not_call_together(world: World) -> None:
+    client = await world.open(limits=Limits(jitter_seconds=10.0))
+    launch = asyncio.ensure_future(client.foreground())
+    await world.settle()
+    assert world.gateway.batches == [], "whoever is woken by a push waits for its own moment first"
+    world.clock.turn(10)
+    await launch
+    assert len(world.gateway.batches) == 1
+
+
+async def test_devices_that_began_together_do_not_flush_together(world: World) -> None:
+    client = await world.open(limits=Limits(jitter_seconds=10.0))
+    client.predict("upsell", SIGNALS)
+    await world.settle()
+    world.clock.turn(300)
+    await world.settle()
+    assert world.gateway.batches == [], "at the age of the policy and something more"
+    world.clock.turn(10)
+    await world.settle()
+    assert len(world.gateway.batches) == 1
+
+
 async def test_the_policy_of_the_last_reply_rules_also_after_a_restart(world: World) -> None:
     world.gateway.flush = msgspec.structs.replace(world.gateway.flush, events=2, seconds=10, lease_seconds=60)
     async with world.client() as client:
