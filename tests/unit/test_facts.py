@@ -170,5 +170,5 @@ def test_as_many_inputs_are_named_as_an_onnx_model_takes(names: list[str]) -> No
 def test_the_built_in_runtime_does_not_run_onnx_and_says_what_to_do() -> None:
     with pytest.raises(BadModel):
         CoreMLRuntime().load(onnx())
-    with pytest.raises(BadArtifact, match="it is an ONNX model: publish it as 'onnx'"):
+    with pytest.raises(BadArtifact, match="it is an ONNX model: say --format onnx"):
         judge(onnx(), "mlmodel", inputs=["a", "b"], probes=[])
