@@ -59,6 +59,7 @@ class Release(Struct, frozen=True, kw_only=True, omit_defaults=True):
     * `os`, where it is not empty, is what the artifact asks of one system, written as a rollout's target ("iOS >=13"):
       a device of that name (iPadOS counts as iOS) that does not meet it, or says no version, neither is offered the
       release nor runs it. Devices of other systems are not restricted. For Core ML the publisher derives it.
+    * `urgent` releases are downloaded however expensive the network is, because running on without them costs more.
     """
 
     release: Annotated[int, Meta(ge=1, le=2**32 - 1)]
@@ -67,6 +68,7 @@ class Release(Struct, frozen=True, kw_only=True, omit_defaults=True):
     size: Annotated[int, Meta(ge=0, le=MAX_ARTIFACT_BYTES)]
     sdk: str = ""
     os: str = ""
+    urgent: bool = False
     inputs: list[str] = []
     parameters: Parameters = Parameters()
     probe: list[Probe] = []

@@ -71,6 +71,8 @@ def _add_file(publish: ArgumentParser) -> None:
         'golden vectors as JSON, [{"input": [0.5], "output": {"label": 0.4}}] (default: computed, where it can be)'
     )
     publish.add_argument("--probes", metavar="FILE", type=Path, help=probes_help)
+    urgent_help = "devices download it also while power is low or the network expensive"
+    publish.add_argument("--urgent", action="store_true", help=urgent_help)
     publish.add_argument("--format", default="mlmodel", choices=("mlmodel", "onnx", "opaque"))
     publish.add_argument("--release", type=int, metavar="N", help="the release's number (default: the next)")
     again_help = "even when the newest release is this very file with the same terms"
@@ -114,6 +116,7 @@ def _terms(arguments: Namespace) -> dict[str, Any]:
         "now_ms": now_ms(),
         "threshold": arguments.threshold,
         "explore": arguments.explore,
+        "urgent": arguments.urgent,
         "inputs": [name.strip() for name in arguments.inputs.split(",") if name.strip()],
         "probes": _probes(arguments.probes),
         "format": arguments.format,

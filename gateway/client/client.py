@@ -238,7 +238,8 @@ class Client:
     def expensive_network(self, on: bool) -> None:
         """The network is metered: downloads larger than `Limits.expensive_download_bytes` wait until it no longer is.
 
-        They are begun after the next answer then. A smaller way to the same release, such as a patch, is still taken.
+        They are begun after the next answer then. A smaller way to the same release, such as a patch, is still taken,
+        and so is an urgent release.
         """
         self._expensive = on
         self._spare()

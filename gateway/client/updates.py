@@ -114,9 +114,10 @@ class Updates:
         if data is not None:
             return Got(wanted, data)
         began = perf_counter()
+        most_bytes = None if entry.urgent else self.most_bytes
         try:
             fetched = await self._downloads.fetch(
-                entry, slot.kept.state.base_url, wanted.inline, slot.artifact, most_bytes=self.most_bytes
+                entry, slot.kept.state.base_url, wanted.inline, slot.artifact, most_bytes=most_bytes
             )
             self._store(entry, fetched.data)
         except FetchFailed as error:

@@ -58,6 +58,7 @@ async def publish_release(
     floor: int = 0,
     expires_in_days: int = 90,
     trusted: Sequence[bytes] = (),
+    urgent: bool = False,
     again: bool = True,
 ) -> Catalogue:
     """Check a file, write it and sign the next catalogue, which lists it first; return that catalogue.
@@ -83,6 +84,7 @@ async def publish_release(
         release=release,
         floor=floor,
         expires_in_days=expires_in_days,
+        urgent=urgent,
         again=again,
     )
     return await attach(store, document, sign(signing_key, document), public)
@@ -105,6 +107,7 @@ async def prepare_release(
     release: int | None = None,
     floor: int = 0,
     expires_in_days: int = 90,
+    urgent: bool = False,
     again: bool = True,
 ) -> bytes:
     """Check a file, write it and return the bytes of the next catalogue, to be signed.
@@ -122,7 +125,7 @@ async def prepare_release(
     series = Series(CATALOGUES, app, model)
     last = await last_trusted(store, series, trusted)
     number = _number(release, last, await highest_release(store, series, trusted))
-    published = _described(number, artifact, sdk, parameters)
+    published = _described(number, artifact, sdk, parameters, urgent=urgent)
     await _check_floor(store, app, model, published.release)
     if not again:
         _check_new(published, last)
@@ -155,7 +158,7 @@ async def facts_of(store: Store, release: Release) -> Facts | None:
         return None
 
 
-def _described(number: int, artifact: Artifact, sdk: str, parameters: Parameters) -> Release:
+def _described(number: int, artifact: Artifact, sdk: str, parameters: Parameters, *, urgent: bool) -> Release:
     """Return the release, without downloads yet."""
     return Release(
         release=number,
@@ -164,6 +167,7 @@ def _described(number: int, artifact: Artifact, sdk: str, parameters: Parameters
         size=len(artifact.data),
         sdk=sdk,
         os=artifact.os,
+        urgent=urgent,
         inputs=artifact.inputs,
         parameters=parameters,
         probe=artifact.probes,

@@ -166,6 +166,13 @@ def test_the_publisher_brings_golden_vectors_in_a_file(run: Run, publish: Callab
     assert "cannot read gone.json" in publish("upsell-2.mlmodel", "--probes", "gone.json").err
 
 
+def test_a_release_that_is_made_urgent_is_another_one(run: Run, publish: Callable[..., Ran]) -> None:
+    assert publish().code == 0
+    assert publish("upsell-1.mlmodel", "--urgent").code == 0
+    [catalogue] = json.loads(run("release", "list", "--json").out)
+    assert [release.get("urgent", False) for release in catalogue["releases"]] == [True, False]
+
+
 def test_a_store_that_cannot_be_reached_is_exit_code_3(run: Run) -> None:
     refused = run("app", "create", "shop", "--data", "/proc/nowhere")
     assert refused.code == 3

@@ -104,6 +104,15 @@ async def test_a_small_way_that_fails_does_not_lead_to_the_large_one_on_an_expen
     assert world.runs(client)[0] == 42
 
 
+async def test_an_urgent_release_is_downloaded_however_expensive(world: World) -> None:
+    world.offer_42(world.artifact(0.8, pad=NOISE), urgent=True)
+    client = await world.open(limits=LIMITS)
+    client.expensive_network(True)
+    client.low_power(True)
+    await client.flush()
+    assert world.runs(client) == (42, "ota", 42)
+
+
 async def test_bytes_that_come_with_the_reply_cost_no_download(world: World) -> None:
     data = world.offer_42(world.artifact(0.8, pad=NOISE))
     world.gateway.inline = {world.publisher.put(data): data}

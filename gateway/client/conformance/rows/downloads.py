@@ -214,7 +214,7 @@ async def _undisturbed(w: World, beyond: int) -> None:
         raise Failed(f"{when} an exception reached the app: {error}") from error
 
 
-@ROWS.row(25, "Low Data Mode, expensive network, low power: nothing above 200 KB is downloaded")
+@ROWS.row(25, "Low Data Mode, expensive network, low power: nothing above 200 KB is downloaded, unless it is urgent")
 async def spares_the_user(w: World) -> None:
     """A model of a megabyte over roaming is the user's money. (The flags of URLSession themselves are a phone's.)"""
     await w.launch()
@@ -229,6 +229,11 @@ async def spares_the_user(w: World) -> None:
     await w.later(_DAY)
     await w.phone.flush()
     await w.expect(42, "when the network was cheap and the power back")
+    urgent = w.publisher.release(43, script(43, size=_LARGE), urgent=True)
+    w.offer(3, w.publisher.release(41), large, urgent)
+    await w.phone.process.call("conditions", low_power=True, expensive=True)
+    await w.phone.flush()
+    await w.expect(43, "after an urgent release, however expensive")
 
 
 ROWS.phone_only(
