@@ -117,8 +117,8 @@ def _tell(found: "Rehearsed", differing: list[str]) -> None:
         f"{found.queued} still queued; {counted.resent} batches came twice and count once"
     )
     note(
-        f"by the devices' clocks an answer took {found.answer_p50_seconds:.0f} s (95 %: {found.answer_p95_seconds:.0f} "
-        f"s) and decisions were up to {found.late_p95_seconds:.0f} s late (95 %); simulated, both take no time"
+        f"by the devices' clocks the answer to a launch took {found.answer_p50_seconds:.0f} s (95 %: "
+        f"{found.answer_p95_seconds:.0f} s) and decisions were up to {found.late_p95_seconds:.0f} s late (95 %)"
     )
     if found.answer_p95_seconds > _SLOW_SECONDS:
         note(

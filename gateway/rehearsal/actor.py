@@ -31,12 +31,12 @@ _ANSWER_SECONDS: Final = 15.0
 class Acted(Struct):
     """What one device did, and when: its sessions as they really were, its requests, its decisions by the release that
     made them and how late they were, when it knew the new catalogue and when it first ran the release on trial
-    (infinity: never)."""
+    (infinity: never). `answers`: the launches that were answered, and how long that took."""
 
     sessions: list[Session] = field(default_factory=list)
     sent: list[float] = field(default_factory=list)
     refused: int = 0
-    answer_seconds: list[float] = field(default_factory=list)
+    answers: list[tuple[float, float]] = field(default_factory=list)
     decided: dict[int, list[float]] = field(default_factory=dict)
     late_seconds: list[float] = field(default_factory=list)
     knew_at: float = inf
@@ -87,7 +87,7 @@ class Actor:
         lived = replace(session, launched=self._stage.now(), left=inf, decided=[])
         self.acted.sessions.append(lived)
         async with asyncio.TaskGroup() as beside:
-            calling = beside.create_task(client.foreground())
+            calling = beside.create_task(self._call(client))
             await self._use(client, session, lived)
             if session.crashed:
                 calling.cancel()
@@ -98,6 +98,13 @@ class Actor:
         else:
             await client.background()
             self._look(client)
+
+    async def _call(self, client: Client) -> None:
+        """Come to the front, and note how long it took until an answer was obeyed, where one came."""
+        before, began = client.status().contact_ms, self._stage.now()
+        await client.foreground()
+        if client.status().contact_ms != before:
+            self.acted.answers.append((began, self._stage.now() - began))
 
     def _look(self, client: Client) -> None:
         """Note what the device has learned by now."""

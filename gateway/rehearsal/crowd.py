@@ -153,7 +153,6 @@ class Crowd:
         used = time.process_time() - used
         for actor, witness in zip(actors, self._witnesses, strict=True):
             actor.acted.sent, actor.acted.refused = list(witness.sent), witness.refused
-            actor.acted.answer_seconds = list(witness.answer_seconds)
         patience = self._part.settle_seconds * plan.pace
         await each(len(actors), lambda at: self._devices[at].settle(patience, None), _SETTLED_AT_ONCE)
         return Played(

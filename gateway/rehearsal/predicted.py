@@ -2,8 +2,8 @@
 
 * The lives are those that the clients really had: a machine that stands still for a moment makes a thousand devices
   late at once, and what that does to a gateway's budget is no error of the simulation.
-* In the simulation an answer takes no time. Here it takes what answers took in the rehearsal, which at a fast clock is
-  a while: so it is added to the moments at which devices hear of something.
+* In the simulation an answer takes no time. Here it takes what it took in the rehearsal from a launch of about the same
+  moment until the answer was obeyed, which at a fast clock is a while: that is added to when devices hear of something.
 * Run a few times with other dice (lost requests, jitter, who is refused), to see how much of a difference is chance.
 """
 
@@ -42,7 +42,7 @@ def predict(
 ) -> list[Figures]:
     """Return what to expect of these devices and of what happened at these moments, once for each draw of the dice."""
     lives = lives_of([acted.sessions for acted in everyone], plan.seconds)
-    answers = [seconds for acted in everyone for seconds in acted.answer_seconds] or [0.0]
+    answers = np.array(sorted(answer for acted in everyone for answer in acted.answers) or [(0.0, 0.0)])
     ran = np.array([acted.ran_at < moments.stopped for acted in everyone])
     draws = (_Draw(plan, lives, policy, moments, budget, draw).live() for draw in range(DRAWS))
     return [figures(plan, lives, moments, steady, draw.trace(answers, ran), draw.dropped, 0) for draw in draws]
@@ -77,11 +77,13 @@ class _Draw:
         """Return the requests by the minute."""
         return self._tallies.rates.settle()[: int(self._plan.seconds / RATE_BIN_SECONDS)].astype(np.float64)
 
-    def trace(self, answers: Sequence[float], ran: Flags) -> Trace:
-        """Say what it came to; `answers` are the device seconds that answers took, `ran` who ran the release."""
+    def trace(self, answers: Floats, ran: Flags) -> Trace:
+        """Say what it came to.
+
+        `answers`: launches, and the seconds until their answers were obeyed, in order; `ran`: who ran the release.
+        """
         fleet, stopped, devices = self._fleet, self._moments.stopped, self._lives.devices
-        learned_at = fleet.learned_at + self._dice.choice(answers, devices)
-        told_at = fleet.told_at + self._dice.choice(answers, devices)
+        learned_at, told_at = (_obeyed(heard, answers) for heard in (fleet.learned_at, fleet.told_at))
         runs = ran & (learned_at < stopped)
         told = np.where(runs, np.minimum(told_at, self._plan.seconds), stopped)
         decisions = fleet.decided(np.arange(devices), stopped, told).sum()
@@ -92,6 +94,13 @@ class _Draw:
             refused=self._gateway.refused,
             told_seconds_most=self._gateway.told_seconds_most,
         )
+
+
+def _obeyed(heard: Floats, answers: Floats) -> Floats:
+    """Add to each moment what the answer to the next launch took."""
+    place = np.minimum(np.searchsorted(answers[:, 0], heard), len(answers) - 1)
+    obeyed: Floats = heard + answers[place, 1]
+    return obeyed
 
 
 class _Gateway:

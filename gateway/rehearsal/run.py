@@ -44,8 +44,8 @@ _FEWEST: Final = 100
 class Rehearsed(Struct, frozen=True, kw_only=True):
     """What was measured, what was predicted (once for each draw of the dice), and what it took.
 
-    `late_p95_seconds`: how far behind the script decisions were made, and `answer_*`: how long answers took, both in
-    device seconds: what a slow machine or too fast a clock does.
+    `late_p95_seconds`: how far behind the script decisions were made, and `answer_*`: how long from a launch until its
+    answer was obeyed, both in device seconds: what a slow machine or too fast a clock does.
     """
 
     devices: int
@@ -183,7 +183,7 @@ def _rehearsed(
     everyone = [acted for part in played for acted in part.acted]
     lives = lives_of([acted.sessions for acted in everyone], plan.seconds)
     late = [late for acted in everyone for late in acted.late_seconds]
-    answers = [taken for acted in everyone for taken in acted.answer_seconds]
+    answers = [seconds for acted in everyone for _, seconds in acted.answers]
     trace = Trace(
         requests=by_minute(plan, [moment for each in everyone for moment in each.sent]),
         learned_at=np.array([each.knew_at for each in everyone]),

@@ -14,16 +14,13 @@ class Witness:
     def __init__(self, now: Callable[[], float]) -> None:
         self.sent: list[float] = []
         self.refused = 0
-        self.answer_seconds: list[float] = []
         self.radio: Radio | None = None
         self._now = now
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         """Pass a request on, and note it and its answer."""
-        began = self._now()
         if request.method == hdrs.METH_POST and self.radio is not None and self.radio.online:
-            self.sent.append(began)
+            self.sent.append(self._now())
         response = await handler(request)
-        self.answer_seconds.append(self._now() - began)
         self.refused += response.status == HTTPStatus.TOO_MANY_REQUESTS
         return response
