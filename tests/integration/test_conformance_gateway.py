@@ -27,8 +27,11 @@ from gateway.publish.embedded import EmbeddedLog
 from gateway.releases import apps
 from gateway.releases.keys import public_bytes
 from gateway.releases.publish import publish_release
+from gateway.releases.rollouts import change
 from gateway.releases.snapshot import SnapshotKeeper
 from gateway.releases.store import Store
+from gateway.releases.transitions import Change as Said
+from gateway.releases.transitions import Plan, start
 
 MODELS: Final = Path(__file__).parents[1] / "models"
 # What a gateway that must not keep anything can still be asked.
@@ -36,8 +39,8 @@ READ_ONLY: Final = {"G1", "G2", "G3", "G4", "G5", "G6"}
 
 
 @asynccontextmanager
-async def gateway(directory: Path, *breaches: Middleware) -> AsyncIterator[Target]:
-    """Let our gateway listen, with two releases, behind what breaks its rules."""
+async def gateway(directory: Path, *breaches: Middleware, baseline: float = 0.0) -> AsyncIterator[Target]:
+    """Let our gateway listen, with two releases, behind what breaks its rules; with a baseline, in an experiment."""
     store, key = Store.open("memory://"), Ed25519PrivateKey.generate()
     known = await apps.create_app(store, "shop", 1)
     revoked = await apps.add_key(store, "shop", 2)
@@ -53,6 +56,9 @@ async def gateway(directory: Path, *breaches: Middleware) -> AsyncIterator[Targe
             now_ms=time.time_ns() // 1_000_000,
             trusted=[public_bytes(key)],
         )
+    if baseline:
+        plan = Plan(app="shop", model="upsell", challenger=2, champion=1, baseline=baseline, stages=[1.0])
+        await change(store, "shop", "upsell", lambda last: start(last, plan, Said("ann", "try it", 4)))
     snapshots = SnapshotKeeper(store)
     await snapshots.refresh()
     sink = await EmbeddedLog.open(directory, max_bytes=2**30, max_pending_bytes=2**26)
@@ -85,6 +91,14 @@ def test_our_gateway_holds_row(row: Row[Asked], results: dict[str, Result]) -> N
     if row.check is None:
         pytest.skip(result.why)
     assert (result.outcome, result.why) == ("passed", "")
+
+
+async def test_a_gateway_with_an_experiment_under_way_holds_what_it_says_to_a_device_for_that_device(
+    tmp_path: Path,
+) -> None:
+    async with gateway(tmp_path, baseline=0.3) as target:
+        results = [result for _ in range(8) for result in await judge(target, only=["G14", "G17"])]
+    assert {(result.outcome, result.why) for result in results} == {("passed", "")}
 
 
 async def test_read_only_asks_nothing_that_is_kept(tmp_path: Path) -> None:
@@ -149,6 +163,7 @@ BREACHES: Final[dict[str, tuple[Middleware, set[str]]]] = {
     "a clock of 1970": (changing(server_time=0), {"G15"}),
     "a flush policy without an end": (changing(flush={"events": 50, "seconds": 10**9, "lease_seconds": 1}), {"G15"}),
     "a long reply": (changing(motd="x" * 200), {"G14"}),
+    "an order that never ends": (changing(use={"upsell": "none"}), {"G14", "G17"}),
     "a release that nobody signed": (changing(use={"upsell": 77}), {"G14", "G17"}),
     "no entity tags": (
         breaking(lambda _, status, headers, body: (status, untagged(headers), body)),

@@ -69,10 +69,10 @@ class Asked(Protocol):
         return msgspec.json.encode(whole)
 
     async def update(self, **have: Any) -> tuple[Answer, Reply]:
-        """Send the update check of a device that has this."""
-        signals = have.pop("signals", [])
+        """Send the update check of a device that has this; of a new one, unless it is named."""
+        signals, device = have.pop("signals", []), have.pop("device", str(uuid.uuid4()))
         told = {"have": {self.model: have}, "signals": {self.model: signals}, "keys": self.key_list}
-        answer = await self.post(self.batch(**told))
+        answer = await self.post(self.batch(**told, device=device))
         return answer, answer.reply()
 
 

@@ -1,6 +1,7 @@
 """The kit on the reference client, row by row; and on the sample that the field copies, which it must catch."""
 
 import asyncio
+import gc
 import sys
 from typing import Final
 
@@ -90,6 +91,25 @@ async def test_a_driver_that_does_not_speak_the_protocol_fails(command: tuple[st
 async def test_a_driver_that_does_not_know_a_command_is_not_blamed_for_it() -> None:
     (result,) = await judge(saying("'unsupported': 'start'"), only=["28"])
     assert (result.outcome, result.why) == ("skipped", "the driver does not support 'start'")
+
+
+# The reference driver, but for the flush.
+UNFLUSHED: Final = """
+import asyncio, sys
+from gateway.client.conformance.driver import Driver, serve
+handlers = Driver().handlers
+del handlers["flush"]
+asyncio.run(serve(handlers, sys.stdin, sys.stdout))
+"""
+
+
+@pytest.mark.parametrize("row", ["1", "13", "28"])
+async def test_an_app_that_cannot_be_told_to_flush_is_not_blamed_for_it_either(
+    row: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (result,) = await judge((sys.executable, "-c", UNFLUSHED), only=[row])
+    gc.collect()  # a task whose end nobody asked for says so when it is forgotten
+    assert (result.outcome, result.why, caplog.text) == ("skipped", "the driver does not support 'flush'", "")
 
 
 async def test_the_command_line_starts_the_same_driver() -> None:

@@ -53,11 +53,10 @@ async def _killed(w: World, change: int) -> None:
     """Kill the app at that change to its files in an update; or when it is done, if there are fewer."""
     over = threading.Event()
     stepping = asyncio.create_task(asyncio.to_thread(step, w.phone.process, w.snapshot, change, over))
-    flush = asyncio.ensure_future(w.phone.flush())
+    flush = w.phone.flushing()
     flush.add_done_callback(lambda _: over.set())
     await stepping
-    await w.kill()
-    await asyncio.gather(flush, return_exceptions=True)
+    await w.kill_in(flush)
 
 
 @ROWS.row(14, "state corrupt: the last good one or the bundle answers, and it converges")
@@ -208,14 +207,13 @@ async def never_waits(w: World) -> None:
             await w.expect(1, f"at a first launch where {name}")
             took = time.monotonic() - began
             require(took < most, f"where {name} the first answer took {took:.1f} s")
-            flush = asyncio.ensure_future(w.phone.flush())
+            flush = w.phone.flushing()
             await asyncio.sleep(0.2)
             began = time.monotonic()
             await w.expect(1, f"in a flush where {name}")
             took = time.monotonic() - began
             require(took < most, f"where {name} a prediction in a flush took {took:.1f} s")
-            await w.kill()
-            await asyncio.gather(flush, return_exceptions=True)
+            await w.kill_in(flush)
     finally:
         over.set()
         server.close()
