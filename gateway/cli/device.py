@@ -150,6 +150,8 @@ class _Progress:
 def _report(arguments: Namespace, results: "list[Result]") -> int:
     import msgspec
 
+    from gateway.client.conformance.results import NO_CATALOGUE
+
     outcomes = [result.outcome for result in results]
     count = {outcome: outcomes.count(outcome) for outcome in ("passed", "failed", "skipped")}
     if arguments.json:
@@ -159,6 +161,8 @@ def _report(arguments: Namespace, results: "list[Result]") -> int:
         rows = [(each.row, marks[each.outcome], each.sentence, each.why) for each in results]
         show_table(arguments, ("row", "", "what happens: what is required", "why"), rows)
         note(", ".join(f"{number} {outcome}" for outcome, number in count.items()))
+    if any(each.why.startswith(NO_CATALOGUE) for each in results):
+        note("nothing of updates was checked: publish a release of the app's model and check again")
     return FAILED if count["failed"] else DONE
 
 

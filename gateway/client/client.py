@@ -11,6 +11,7 @@ import logging
 import math
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter_ns
@@ -252,6 +253,8 @@ class Client:
         began = perf_counter_ns()
         slot = self._slots[model]
         known = {name: _finite(signals.get(name)) for name in slot.bundled.carried}
+        with suppress(StorageFailed):  # what was stopped meanwhile, in another process, stops here as well
+            self._sender.follow_others()
         running = slot.running
         try:
             score = slot.score(known)

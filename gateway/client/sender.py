@@ -65,7 +65,7 @@ class Sender:
         self._most_events = self._whole_batch()
         self._failures = 0
         self._ready_at = clock.monotonic()
-        self._seen = -1, -1
+        self._seen = self._swept = -1, -1
         self._restored = False
         # Why nothing has been sent since the last contact, in the gateway's word where it gave one.
         self.trouble = ""
@@ -116,6 +116,13 @@ class Sender:
                 logger.warning("the flush is put off: the disk refuses", exc_info=True)
                 self._pause(self._limits.backoff_first_seconds)
                 return "no_storage"
+
+    def follow_others(self) -> None:
+        """Stop what another process of the app was told to stop. Raises `StorageFailed`."""
+        seen = self._storage.generation, self._storage.changes_by_others()
+        if seen != self._seen:
+            self._updates.reload(self._storage.states())
+            self._seen = seen
 
     async def install(self) -> None:
         """Fetch what answers want to run and switch to it; leave it to whoever is at it already.
@@ -225,12 +232,14 @@ class Sender:
 
     def _follow_others(self) -> None:
         """Another process of the app may have sent, waited or updated since; or there was no file before."""
-        if not self._restored:
+        at_last = not self._restored
+        if at_last:
             self.restore()
-        seen = self._storage.generation, self._storage.changes_by_others()
-        if seen != self._seen:
-            self._seen = seen
-            self._updates.reload(self._storage.states())
+        self.follow_others()
+        if at_last:
+            self._updates.begin()
+        if self._swept != self._seen:
+            self._swept = self._seen
             self._updates.sweep()
 
 

@@ -57,9 +57,21 @@ class Slot:
     def restore(self, text: bytes | None) -> None:
         """Take up what was written, and load what should run."""
         self.kept.restore(text)
+        self.begin()
+
+    def begin(self) -> None:
+        """Load what should run by what was taken up."""
         if self.kept.state.bundled != self.bundled.release:
             self.kept.move(lambda state: rules.bundle_changed(state, self.bundled.release), anyway=True)
         self.settle()
+
+    def follow(self, text: bytes | None) -> None:
+        """Take up what another process of the app has written. Only what may not run any more gives way to what may."""
+        self.kept.restore(text)
+        if (self.running.release, self.running.sha256) in {(each.release, each.sha256) for each in self._choices()}:
+            self.adopt_terms()
+        else:
+            self.settle()
 
     def have(self) -> Have:
         """Say what this device has."""

@@ -161,8 +161,10 @@ class Storage:
 
     def changes_by_others(self) -> int:
         """Return a number that changes when another process commits. Raises `StorageFailed`."""
-        with self.transaction() as tx:
-            return int(tx.execute("PRAGMA data_version").fetchone()[0])
+        try:
+            return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
 
     def close(self) -> None:
         self._connection.close()

@@ -2,8 +2,9 @@
 
 * The client lives on a thread of its own. A call waits for its own answer there and nothing else: `predict` and
   `outcome` never wait for a flush or a download, which wait for the network on that thread without holding it.
-* A fork is safe: the client is closed before it, and opened again by the next call in each of the two processes. They
-  share the queue then, and one of them sends.
+* A fork by the app is safe: the client is closed before it, and opened again by the next call in each of the two
+  processes. They share the queue then, and one of them sends. A fork by a runtime, in its load or
+  prediction, waits for ever: for the thread that it is made on (`subprocess` does not fork in this sense).
 * A program that ends without `close` loses nothing, since everything is on disk. Nor does it send: `background` does.
 """
 

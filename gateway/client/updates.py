@@ -67,15 +67,23 @@ class Updates:
         return {model: slot.have() for model, slot in self._slots.items()}
 
     def reload(self, states: Mapping[str, bytes]) -> None:
-        """Follow what another process of the app has changed."""
+        """Follow what another process of the app has changed: at once in what must stop.
+
+        To what the other one switched to, this one switches after the next answer: that load holds up no prediction.
+        """
         before = self._ground.trust.ring
         self._ground.trust.restore()
         for model, slot in self._slots.items():
             text = states.get(model)
             if slot.kept.differs(text):
-                slot.restore(text)
+                slot.follow(text)
         if self._ground.trust.ring is not before:
             self._follow_keys()  # whoever wrote the list may have ended before it followed
+
+    def begin(self) -> None:
+        """Load what should run by a file that could not be opened before."""
+        for slot in self._slots.values():
+            slot.begin()
 
     def unreadable(self) -> None:
         """Say once in a session that there is news that this device cannot read."""

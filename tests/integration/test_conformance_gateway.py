@@ -233,7 +233,9 @@ def test_the_command_says_what_holds_by_its_exit_code(tmp_path: Path, capsys: py
         said = json.loads(capsys.readouterr().out)
         assert (said["passed"], [row["row"] for row in said["rows"]]) == (2, ["G1", "G11"])
         assert main([*words, "--row", "G16", "--model", "none"]) == 0
-        assert "the app has no catalogue of 'none'" in capsys.readouterr().out
+        said_of_none = capsys.readouterr()
+        assert "the app has no catalogue of 'none'" in said_of_none.out
+        assert said_of_none.err.splitlines()[-1].startswith("nothing of updates was checked: publish a release")
         assert main([*words[:4], "shop.wrong", *words[5:]]) == 1
         assert capsys.readouterr().err == "backhaul: the gateway refuses this app key: 401\n"
 

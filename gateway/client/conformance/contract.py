@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from gateway.client.conformance.asked import JSON, Answer, Asked, now_ms, text_of, vectors
-from gateway.client.conformance.results import Failed, Rows, Skipped, require
+from gateway.client.conformance.results import NO_CATALOGUE, Failed, Rows, Skipped, require
 from gateway.client.keyring import Keyring, judge_keys
 from gateway.client.verify import verify
 from schemas.releases import Catalogue, KeyList
@@ -275,7 +275,7 @@ async def _catalogue(asked: Asked) -> tuple[CatalogueNews, Catalogue]:
     """Return the model's catalogue. Raises `Skipped` where the app has none."""
     news = await _newest(asked)
     if news is None:
-        raise Skipped(f"the app has no catalogue of {asked.model!r}")
+        raise Skipped(f"{NO_CATALOGUE} of {asked.model!r}")
     return news, msgspec.json.decode(news.document, type=Catalogue)
 
 

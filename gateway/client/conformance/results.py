@@ -6,6 +6,8 @@ from typing import Final, Generic, Literal, TypeVar
 from msgspec import Struct
 
 Outcome = Literal["passed", "failed", "skipped"]
+# What a row about updates is skipped with where nothing was ever published.
+NO_CATALOGUE: Final = "the app has no catalogue"
 PHONE_ONLY: Final = "only a phone can show it"
 
 World = TypeVar("World")

@@ -3,6 +3,7 @@
 * A runtime turns an artifact's bytes into a model, or raises `BadModel`; nothing else escapes, whatever the bytes are.
 * A model answers with the probability of every label, or raises `PredictionFailed`.
 * Both are synchronous and do no I/O: a prediction never waits for anything but the processor.
+* Neither may fork (`os.fork`, `multiprocessing` with it): under `SyncClient` that waits for the very thread it is on.
 * A runtime that compiles, as Core ML's own does, also says how: what it made is kept beside the artifact (`compiled`).
 """
 

@@ -7,11 +7,13 @@ import json
 import random
 import signal
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pytest
 
 from gateway.client import Bundled
 from gateway.client.storage import Storage
@@ -204,12 +206,52 @@ async def test_a_trial_in_one_process_leaves_what_another_one_has_written(world:
     one = await world.open()
     await one.flush()
     two = await world.open()
-    world.offer(18, [world.publisher.release(43, artifact(0.9))], 43, floor=43)
+    both = [world.publisher.release(42, artifact(0.8)), world.publisher.release(43, artifact(0.9))]
+    world.offer(18, both, 43)
     await one.flush()
-    assert two.predict("upsell", SIGNALS).release == 42, "it has not heard of it yet"
+    assert two.predict("upsell", SIGNALS).release == 42, "it may run until the next flush"
     world.clock.turn(DAY_SECONDS)
     third = await world.open()
     assert world.runs(third) == (43, "ota", 43)
+    await two.flush()
+    assert world.runs(two) == (43, "ota", 43)
+
+
+@pytest.mark.parametrize("by", ["catalogue", "floor", "use"])
+async def test_what_another_process_was_told_to_stop_stops_at_the_next_prediction(world: World, by: str) -> None:
+    world.offer_42()
+    here, beside = await world.open(), await world.open()
+    await here.flush()
+    await beside.flush()
+    assert world.runs(beside) == world.runs(here) == (42, "ota", 42)
+    here.low_power(True)  # it flushes no more by itself
+    if by == "catalogue":
+        world.offer(18, [world.publisher.release(43, artifact(0.9))], "bundled")
+    elif by == "floor":
+        world.offer(18, [world.publisher.release(42, artifact(0.8))], "bundled", floor=43)
+    else:
+        world.gateway.use["upsell"] = "none"
+    world.clock.turn(DAY_SECONDS)
+    await beside.flush()
+    found = here.predict("upsell", SIGNALS)
+    assert (found.release, found.source) == ((0, "none") if by == "use" else (1, "bundled"))
+    assert world.runs(here) == world.runs(beside)
+
+
+async def test_a_prediction_does_not_wait_for_a_load_of_what_another_process_switched_to(world: World) -> None:
+    here, beside = await world.open(), await world.open()
+    world.offer_42()
+    await beside.flush()
+    loads = len(world.runtime.loads)
+    assert here.predict("upsell", SIGNALS).release == 1
+    assert len(world.runtime.loads) == loads
+    loop_thread = threading.get_ident()
+    loaded_by = []
+    world.runtime.on_load = lambda told: loaded_by.append(threading.get_ident())
+    await here.flush()
+    assert world.runs(here) == (42, "ota", 42)
+    assert len(loaded_by) == 1
+    assert loop_thread not in loaded_by
 
 
 async def test_an_active_release_that_begins_to_crash_gives_way_to_the_previous_one(world: World) -> None:
