@@ -39,6 +39,10 @@ log: Final = logging.getLogger(__name__)
 FRONT: Final = web.AppKey[Front]("front")
 # Of the bytes that may be in work: what update checks may have on their way to the log, answered already.
 _CHECKS_SHARE: Final = 1 / 4
+# Of the bytes that may wait for the log: what of them goes to it as one.
+_TOGETHER_SHARE: Final = 1 / 4
+# Of the grace: what a stop may wait for the log to have them.
+_FINISH_SHARE: Final = 0.02
 _CONTROL_SECONDS: Final = 1.0
 _LEAST_CONTROL_SECONDS: Final = 0.02
 
@@ -57,6 +61,10 @@ class GatewaySettings(Protocol):
     @property
     def inflight_max_bytes(self) -> int: ...
     @property
+    def log_pending_max_bytes(self) -> int: ...
+    @property
+    def kafka_pending_max_bytes(self) -> int: ...
+    @property
     def flush_events(self) -> int: ...
     @property
     def flush_seconds(self) -> int: ...
@@ -66,6 +74,8 @@ class GatewaySettings(Protocol):
     def rollout_lease_seconds(self) -> int: ...
     @property
     def flush_budget_requests_per_second(self) -> float: ...
+    @property
+    def grace_seconds(self) -> float: ...
 
 
 def now_ms() -> int:
@@ -98,7 +108,10 @@ def create_app(
     dice = dice or random.Random()  # noqa: S311 - spreads devices over time; nothing secret hangs on it
     metrics, stalls, artifacts = Metrics(), Stalls(), Artifacts(store)
     in_flight = InFlight(settings.inflight_max_bytes, dice)
-    checks = Checks(sink, int(settings.inflight_max_bytes * _CHECKS_SHARE))
+    may_wait_bytes = min(settings.log_pending_max_bytes, settings.kafka_pending_max_bytes)
+    checks = Checks(
+        sink, int(settings.inflight_max_bytes * _CHECKS_SHARE), together_max_bytes=int(may_wait_bytes * _TOGETHER_SHARE)
+    )
     flush = _flush(settings)
     ingest = Ingest(
         caps=Caps(settings.inflated_max_bytes, settings.batch_max_events),
@@ -117,7 +130,7 @@ def create_app(
 
     app = web.Application(middlewares=[Boundary(metrics).middleware])
     app[FRONT] = Front(ingest.take, metrics, in_flight)
-    app.on_cleanup.append(lambda _: checks.finish())
+    app.on_cleanup.append(lambda _: checks.finish(settings.grace_seconds * _FINISH_SHARE))
     app.cleanup_ctx.extend([_beside(stalls.observe), _beside(lambda: _control(flush, pressure, pace))])
     app.add_routes(_routes(ingest, artifacts))
     app.add_routes([web.get("/readyz", _readyz(sink, snapshots, fellows))])
@@ -153,7 +166,7 @@ def _watch(
     sink: Sink,
 ) -> None:
     """Show what the parts know about themselves, read when somebody asks."""
-    metrics.watch("lost_checks", "update checks that were answered and never came to the log", lambda: checks.lost)
+    metrics.watch("lost_checks", "update checks answered that the log did not confirm", lambda: checks.lost)
     metrics.watch_all("sink", sink.gauges)
     metrics.watch("in_flight_bytes", "bytes of bodies in work", lambda: in_flight.bytes)
     metrics.watch("snapshot_age_seconds", "since the store was last read", lambda: snapshots.age_seconds)

@@ -28,9 +28,13 @@ def fill(database: Path, held_bytes: int, max_bytes: int, reserve_bytes: int) ->
     """Return how full a log is that holds so much: 1 is its bound, or all that its disk leaves it. Raises OSError."""
     if not database.exists():
         return 0.0
+    return min(1.0, held_bytes / max(min(max_bytes, most_bytes(database, reserve_bytes)), 1))
+
+
+def most_bytes(database: Path, reserve_bytes: int) -> int:
+    """Return how much the database may hold: not above 0 where its disk takes none. Raises OSError."""
     file_bytes = _file_bytes(database)
-    most_bytes = min(max_bytes, file_bytes + growth_bytes(database, file_bytes, reserve_bytes))
-    return min(1.0, held_bytes / max(most_bytes, 1))
+    return file_bytes + growth_bytes(database, file_bytes, reserve_bytes)
 
 
 def _file_bytes(path: Path) -> int:

@@ -29,8 +29,10 @@ from typing import Annotated, Final, Protocol, Self
 from msgspec import Meta, Struct
 
 from gateway.publish import Sink, Unavailable
+from gateway.publish.database import FILE_NAME
 from gateway.publish.embedded import EmbeddedLog
 from gateway.publish.kafka import TooLarge
+from gateway.publish.reserve import most_bytes
 from gateway.publish.spool_drain import CONSUMER, Drain, OpenReader
 from schemas.kafka import GIB, KIB, MIB
 from schemas.records import Record
@@ -131,6 +133,7 @@ class Spool(Sink):
         try:
             lock = _locked(directory)
             try:
+                _warn_without_room(directory, settings.reserve_bytes)
                 reader = await open_reader(directory, CONSUMER)
                 drain = await Drain.open(reader, kafka, settings.drain_records_per_second)
                 aside = Aside(directory / ASIDE, settings.stuck_seconds)
@@ -312,6 +315,17 @@ class Spool(Sink):
         except (Unavailable, OSError) as failed:
             _log.warning("a record cannot be put aside: %s", failed)
             return False
+
+
+def _warn_without_room(directory: Path, reserve_bytes: int) -> None:
+    """Tell at the start what would be seen only once Kafka is away."""
+    if most_bytes(directory / FILE_NAME, reserve_bytes) <= 0:
+        _log.warning(
+            "the spool in %s takes nothing: %d bytes of its disk are to stay free, and fewer are;"
+            " give it a larger disk, or set disk_reserve_bytes lower",
+            directory,
+            reserve_bytes,
+        )
 
 
 def _locked(directory: Path) -> int:

@@ -28,7 +28,7 @@ from gateway.supervisor.numbers import numbers_beside
 from gateway.supervisor.workers import Place
 
 # The supervisor gives the gateway half of the grace: requests must be over before that, so that the log can be closed.
-_DRAIN_SHARE: Final = 0.4
+_DRAIN_SHARE: Final = 0.38
 # After the draining: for answers that are being written, and for stragglers that are cut off.
 _CLOSE_SHARE: Final = 0.03
 

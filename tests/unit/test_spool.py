@@ -244,6 +244,16 @@ async def test_a_disk_that_the_spool_fills_recovers_alone(small_disk: Path, open
     assert shutil.disk_usage(small_disk).free > 0
 
 
+async def test_a_disk_smaller_than_its_reserve_is_told_of_at_the_start(
+    open_spool: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = await open_spool(Broker())
+    assert "disk_reserve_bytes" not in caplog.text
+    await spool.close()
+    await open_spool(Broker(), reserve_bytes=2**50)
+    assert "set disk_reserve_bytes lower" in caplog.text
+
+
 async def test_a_spool_left_full_is_drained_at_the_next_start_and_first(open_spool: Opener) -> None:
     broker = Broker()
     spool = await open_spool(broker)
