@@ -2,7 +2,8 @@
 
 * An ordinary commit survives the process being killed; a durable one (`durable=True`) also survives losing power.
 * A file that is damaged, or from a newer client, is set aside and a new one made: with a new identity, because sequence
-  and prediction numbers start again and must not collide with those already sent.
+  and prediction numbers start again and must not collide with those already sent. What else can be read of the old one
+  is taken over with the first transaction of the new one (`salvage`).
 * A file that cannot be opened at all (no space, no permission, not unlocked yet) is left alone: the session then keeps
   its rows in memory, sends nothing under a made-up identity, and moves into the file when it can be opened after all.
 """
@@ -16,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+from gateway.client.salvage import salvage
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +209,7 @@ class Storage:
         for suffix in ("", "-wal", "-shm"):
             source = self._path.with_name(self._path.name + suffix)
             if source.exists():
-                source.replace(self._path.with_name(f"{self._path.name}.damaged{suffix}"))
+                source.replace(_aside(self._path).with_name(f"{_aside(self._path).name}{suffix}"))
 
 
 def _connect(path: Path, busy_seconds: float) -> sqlite3.Connection:
@@ -217,7 +220,7 @@ def _connect(path: Path, busy_seconds: float) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = NORMAL")
         if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
             raise _Unusable("quick_check found damage")
-        _prepare(connection)
+        _prepare(connection, path)
     except sqlite3.Error as error:
         connection.close()
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
@@ -229,10 +232,10 @@ def _connect(path: Path, busy_seconds: float) -> sqlite3.Connection:
     return connection
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.create_function("unpacked", 1, _unpacked, deterministic=True)
     connection.execute("BEGIN IMMEDIATE")  # two processes may come first at once
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    version = found = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
         connection.execute("ROLLBACK")
         raise _Unusable(f"written by a newer client: version {version}")
@@ -245,7 +248,13 @@ def _prepare(connection: sqlite3.Connection) -> None:
         for added in range(version + 1, VERSION + 1):
             connection.execute(_ADDED[added])
         connection.execute(f"PRAGMA user_version = {VERSION}")
+    if found == 0 and (aside := _aside(path)).exists():
+        salvage(aside, connection)
     connection.execute("COMMIT")
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.damaged")
 
 
 def _unpacked(body: bytes) -> bytes:

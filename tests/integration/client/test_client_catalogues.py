@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from schemas.wire import Ledger
 
 if TYPE_CHECKING:
     from tests.integration.client.conftest import World
@@ -168,3 +171,24 @@ async def test_a_key_that_the_app_no_longer_trusts_takes_its_catalogue_with_it(w
     assert world.runs(client) == (1, "bundled", "bundled")
     await client.flush()
     assert world.gateway.batches[-1].have["upsell"].catalogue == 0, "asks for a catalogue it can read"
+
+
+async def test_a_downgrade_of_the_sdk_forgets_no_floor(world: World) -> None:
+    old = world.publisher.release(42, world.artifact(0.8))
+    world.offer(17, [old, world.publisher.release(43, world.artifact(0.7))], 43, floor=43)
+    async with world.client() as newer:
+        await newer.flush()
+        newer.predict("upsell", SIGNALS)
+        before = newer.status()
+        assert world.runs(newer) == (43, "ota", 43)
+    with sqlite3.connect(world.directory / "device.db") as file:
+        file.execute("PRAGMA user_version = 99")
+    file.close()
+    client = await world.open()
+    assert client.status().device != before.device
+    assert client.ledger == Ledger(before.queued_events, {"storage_lost": before.queued_events})
+    assert world.runs(client) == (43, "ota", 43)
+    world.offer(16, [old], 42)  # a catalogue of before, sent again
+    world.clock.turn(DAY_SECONDS)
+    await client.flush()
+    assert world.runs(client) == (43, "ota", 43)
