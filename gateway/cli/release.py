@@ -309,6 +309,7 @@ def _list(arguments: Namespace) -> int:
             r.sdk,
             r.os,
             r.format,
+            ", ".join(r.inputs),
             r.size,
             r.parameters.threshold,
             c.number,
@@ -317,7 +318,7 @@ def _list(arguments: Namespace) -> int:
         for c, _ in catalogues
         for r in c.releases
     ]
-    columns = ("app", "model", "release", "sdk", "os", "format", "bytes", "threshold", "catalogue", "expires")
+    columns = ("app", "model", "release", "sdk", "os", "format", "inputs", "bytes", "threshold", "catalogue", "expires")
     show_table(arguments, columns, rows, "no releases: see backhaul release publish --help")
     return 0
 

@@ -17,7 +17,10 @@ def register(nouns: Nouns) -> None:
     """Add the noun and its verbs."""
     verbs = add_noun(nouns, "report", "how the apps are doing")
     summary = add_command(verbs, "summary", _summary, "requests, events, refusals, releases, conversion and loss")
-    about = "what became of every event that devices produced, by app, SDK and day; and which devices do not add up"
+    about = (
+        "what became of every event that devices produced, by app, SDK and day; and which devices do not add up (a "
+        "report: the exit code is 0 all the same)"
+    )
     loss = add_command(verbs, "loss", _loss, about)
     loss.add_argument("--days", metavar="N", type=whole(1), default=30, help="so many days (default: 30)")
     for command in (summary, loss):
@@ -97,7 +100,7 @@ def _check_app(config: "Config", app: str | None) -> None:
 
 
 def _print_loss(arguments: Namespace, found: "LossReport") -> None:
-    columns = ("app", "SDK", "day", "devices", "produced", "stored", "refused", "dropped", "waiting", "replayed")
+    columns = ("app", "SDK", "day", "devices", "produced", "stored", "refused", "dropped", "not here", "replayed")
     days = [
         (
             *(each.app, each.sdk, each.day, each.devices, each.produced, each.stored, each.refused),
@@ -105,10 +108,12 @@ def _print_loss(arguments: Namespace, found: "LossReport") -> None:
         )
         for each in found.days
     ]
-    title = "produced = stored + refused + dropped + waiting on the devices"
+    title = "produced = stored + refused + dropped + not here: waiting on the devices, or missing"
     nothing = "no device that keeps a ledger sent anything in these days"
     show_table(arguments, columns, days, nothing, title)
-    sys.stdout.write(f"\n{found.waiting} events wait on {found.devices} devices\n")
+    more = [(found.missing, "are missing"), (found.surplus, "are here that no ledger knows")]
+    said = [f"{found.waiting} events wait", *(f"{count} {what}" for count, what in more if count)]
+    sys.stdout.write(f"\nof {found.devices} devices {', '.join(said)}\n")
     if found.without_ledger:
         count, events = found.without_ledger, found.unaccounted
         sys.stdout.write(f"{count} devices send no ledger: nothing can be said of their {events} events\n")

@@ -15,7 +15,7 @@ from schemas.wire import MAX_SIGNALS
 
 @dataclass(frozen=True)
 class Bundled:
-    """The release that ships inside the app.
+    """The release that ships inside the app. `data` is the artifact, or where it lies; a file is read at once.
 
     * `inputs` are the names of the model's inputs, in its order.
     * `signals` are the names of everything the app can tell about a decision, in the order in which events carry them.
@@ -23,7 +23,7 @@ class Bundled:
     """
 
     release: int
-    data: bytes | Path
+    data: bytes | Path | str
     parameters: Parameters
     inputs: Sequence[str]
     signals: Sequence[str] = ()
@@ -34,11 +34,12 @@ class Bundled:
             raise ValueError(f"inputs that are not among the signals: {sorted(missing)}")
         if len(self.carried) > MAX_SIGNALS:
             raise ValueError(f"more than {MAX_SIGNALS} signals")
+        _ = self.content  # so that a file that cannot be read is said here, before any client is open
 
     @cached_property
     def content(self) -> bytes:
         """The artifact's bytes."""
-        return self.data.read_bytes() if isinstance(self.data, Path) else self.data
+        return self.data if isinstance(self.data, bytes) else Path(self.data).read_bytes()
 
     @cached_property
     def sha256(self) -> str:

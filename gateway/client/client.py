@@ -114,7 +114,7 @@ class Client:
         url: str,
         root_keys: Sequence[bytes],
         *,
-        directory: Path,
+        directory: Path | str,
         bundled: Mapping[str, Bundled],
         runtime: Runtime,
         sdk: str = "2.3.0",
@@ -140,7 +140,7 @@ class Client:
         self._app_key = app_key
         self._url = url
         self._keys = named_keys(root_keys)
-        self._directory = directory
+        self._directory = Path(directory)
         self._bundled = dict(bundled)
         self._runtime = runtime
         self._positive = dict(positive or {})
@@ -248,11 +248,12 @@ class Client:
     def predict(self, model: str, signals: Mapping[str, float | None]) -> Predicted:
         """Decide. A signal that is missing, None or not finite is recorded as null, and counts as 0.0 for the model.
 
-        Raises KeyError for a model that the app did not name, TypeError for a signal that is no number.
+        One that `Bundled` does not name is not used. Raises KeyError for a model that the app did not name, TypeError
+        for a signal that is no number.
         """
         began = perf_counter_ns()
         slot = self._slots[model]
-        known = {name: _finite(signals.get(name)) for name in slot.bundled.carried}
+        known = slot.known(signals)
         with suppress(StorageFailed):  # what was stopped meanwhile, in another process, stops here as well
             self._sender.follow_others()
         running = slot.running
@@ -280,6 +281,9 @@ class Client:
 
     def outcome(self, prediction: int, model: str, label: str, value: float = 0.0) -> None:
         """Record what came of a prediction; of one that was not recorded itself (id 0), nothing.
+
+        A second outcome of a prediction is sent beside the first. An id that was never given out is sent as it is, and
+        no prediction will be found for it.
 
         Raises KeyError for a model that the app did not name, ValueError for a label that is empty or longer than 64
         characters or a value that is not finite.
@@ -382,10 +386,3 @@ class Client:
             now_ms=self._clock.now_ms(),
             contact_ms=self._sender.contact_ms,
         )
-
-
-def _finite(value: float | None) -> float | None:
-    try:
-        return float(value) if value is not None and math.isfinite(value) else None
-    except OverflowError:  # a whole number beyond what a double holds
-        return None

@@ -10,6 +10,7 @@
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import cast
@@ -24,7 +25,7 @@ from gateway.client.running import NOTHING, LoadFailed, NoAnswer, Running, load
 from gateway.client.runtimes import Model
 from schemas.releases import Release
 from schemas.versions import os_can_run, satisfies
-from schemas.wire import Have, Source, Use
+from schemas.wire import MAX_SIGNALS, Have, Source, Use
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Slot:
         self.bundled = bundled
         self.kept = Kept(ground, model, bundled.sha256)
         self.running = NOTHING
+        self._strangers: set[str] = set()
         # Why the newest catalogue that came was refused in this session; empty where it was not.
         self.refused = ""
 
@@ -92,6 +94,15 @@ class Slot:
                 self.running = running
                 return
         self.running = NOTHING
+
+    def known(self, signals: Mapping[str, float | None]) -> dict[str, float | None]:
+        """Return the values of the signals that `Bundled` names. Of any other the log hears once."""
+        values = {name: _finite(signals.get(name)) for name in self.bundled.carried}
+        if not signals.keys() <= values.keys() and len(self._strangers) < MAX_SIGNALS:
+            for name in signals.keys() - values.keys() - self._strangers:
+                self._strangers.add(name)
+                logger.warning("%s: the signal %r is not used: Bundled does not name it", self.kept.model, name)
+        return values
 
     def score(self, signals: Mapping[str, float | None]) -> float:
         """Ask what runs; a release on trial, with the asking counted first. Raises `NoAnswer`."""
@@ -236,3 +247,10 @@ class Slot:
         """Return the catalogue's entry for the bundle itself, whose newer parameters then hold."""
         entry = rules.listed(self.kept.catalogue, self.kept.floor, self.bundled.release)
         return entry if entry is not None and entry.sha256 == self.bundled.sha256 else None
+
+
+def _finite(value: float | None) -> float | None:
+    try:
+        return float(value) if value is not None and math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond what a double holds
+        return None

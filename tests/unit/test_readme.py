@@ -45,6 +45,6 @@ def test_every_link_leads_to_a_file() -> None:
 
 def test_every_command_in_it_exists() -> None:
     known = {name for action in parser()._actions if isinstance(action.choices, dict) for name in action.choices}
-    used = set(re.findall(r"^(?:\w+=\$\()?backhaul (\w+)", README, re.MULTILINE))
+    used = set(re.findall(r"^(?:(?:export )?\w+=\$\()?backhaul (\w+)", README, re.MULTILINE))
     assert used
     assert used <= known

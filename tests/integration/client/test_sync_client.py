@@ -9,13 +9,15 @@ import json
 import os
 import re
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.client import Bundled, Client, Limits, SyncClient
+from gateway.client import Bundled, Client, CoreMLRuntime, Limits, SyncClient
 from schemas.releases import Parameters
 
 if TYPE_CHECKING:
@@ -217,6 +219,10 @@ async def test_what_the_readme_shows_runs(world: World, tmp_path: Path) -> None:
     shown = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)[0]
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     (tmp_path / "release.pem.pub").write_bytes(base64.b64encode(world.publisher.public) + b"\n")
+    four = ["battery_level", "charging", "session_seconds", "items_viewed"]
+    data = (ROOT / "tests/models/upsell-2.mlmodel").read_bytes()
+    newer = world.publisher.release(2, data, format="mlmodel", inputs=four, probe=[])
+    world.offer(1, [newer], 2, expires_at=time.time_ns() // 1_000_000 + 86_400_000)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", shown.replace("http://127.0.0.1:8080", world.url)),
         stdout=asyncio.subprocess.PIPE,
@@ -224,9 +230,36 @@ async def test_what_the_readme_shows_runs(world: World, tmp_path: Path) -> None:
         env=os.environ | {"KEY": "shop.secret", "PYTHONPATH": str(ROOT)},
     )
     said, _ = await process.communicate()
-    assert f"# {said.decode().strip()}\n" in shown
+    printed = re.findall(r"print\(.*# (.*?)(?:, unless .*)?\n", shown)
+    assert said.decode().splitlines() == printed == ["1 bundled 0.26 sent", "2"]
     [event] = world.gateway.events("prediction")
-    assert event["signals"] == [0.81, 1.0]
+    assert event["signals"] == [0.81, 1.0, 90.0, 4.0]
+
+
+def test_paths_may_be_plain_text_and_a_bundle_that_is_not_there_is_said_before_anything_is_open(tmp_path: Path) -> None:
+    shipped = Bundled(1, str(MODEL), Parameters(), ["battery", "charging"])
+    assert shipped.sha256 == sha256(MODEL.read_bytes()).hexdigest()
+    directory = str(tmp_path / "device")
+    with SyncClient(
+        "shop.secret",
+        "http://127.0.0.1:9",
+        [bytes(32)],
+        directory=directory,
+        bundled={"upsell": shipped},
+        runtime=CoreMLRuntime(),
+    ) as client:
+        assert client.predict("upsell", SIGNALS).source == "bundled"
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        Bundled(1, "nowhere.mlmodel", Parameters(), ["battery", "charging"])
+
+
+def test_the_log_hears_once_of_a_signal_that_the_bundle_does_not_name(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    with client_of(world) as client:
+        for _ in range(3):
+            assert client.predict("upsell", {**SIGNALS, "batery": 0.5}).source == "bundled"
+    assert caplog.messages == ["upsell: the signal 'batery' is not used: Bundled does not name it"]
 
 
 async def test_a_fork_leaves_two_processes_that_share_the_queue(world: World) -> None:
