@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PLANTED := --layout kafka --devices 6 --seed 3
 
-.PHONY: help install demo test check lint types campaign planted crashes mutations bench bench-quick documents format schemas clean
+.PHONY: help install demo test check lint types campaign planted crashes mutations fleet bench bench-quick documents format schemas clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ crashes: $(INSTALLED)  ## end the reference client at every change to its files,
 
 mutations: $(INSTALLED)  ## break the reference client on purpose, 87 ways, and see its tests notice: some minutes
 	@$(BIN)/python -m tests.mutations $(MUTATIONS)
+
+fleet: $(INSTALLED)  ## the fleet's commands at full size, kept in tests/fleet/results: make fleet RUNS="simulate versus"
+	@$(BIN)/python -m tests.fleet $(RUNS)
 
 bench: $(INSTALLED)  ## our gateway beside the floor and its peers, about ten minutes; JSON=1 prints JSON
 	@JSON=$(JSON) $(BIN)/python -m tests.bench $(BENCH)

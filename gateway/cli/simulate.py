@@ -133,7 +133,7 @@ def _print(
 ) -> None:
     import msgspec
 
-    from gateway.client.fleet.simulation.targets import targets
+    from gateway.client.fleet.simulation.targets import JUDGED_FROM_DAYS, targets
 
     found = list(targets(simulated, (arguments.launches, arguments.decisions), outage))
     if arguments.json:
@@ -145,7 +145,8 @@ def _print(
     if outage and surge:
         _table(arguments, outage, f"after an outage of {arguments.outage_hours or _OUTAGE_HOURS:g} hours")
         _table(arguments, surge, "half as much again as is budgeted, for a day")
-    rows = [(each.name, _short(each.most), _short(each.found), "yes" if each.reached else "NO") for each in found]
+    verdicts = {True: "yes", False: "NO", None: f"judged from {JUDGED_FROM_DAYS:g} days on"}
+    rows = [(each.name, _short(each.most), _short(each.found), verdicts[each.reached]) for each in found]
     return show_table(arguments, ("of the policy backhaul", "at most", "found", "reached"), rows, title="targets")
 
 

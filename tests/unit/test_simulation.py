@@ -14,7 +14,7 @@ from gateway.client import policy
 from gateway.client.fleet.simulation import rules
 from gateway.client.fleet.simulation.engine import Fleet
 from gateway.client.fleet.simulation.gateways import SteadyGateway
-from gateway.client.fleet.simulation.outage import OutageReport, simulate_outage
+from gateway.client.fleet.simulation.outage import Outage, OutageReport, live, sessions_until_heard, simulate_outage
 from gateway.client.fleet.simulation.policies import BACKHAUL, NAIVE, POLICIES, SDK_DEFAULT
 from gateway.client.fleet.simulation.run import CHUNK_DEVICES, simulate
 from gateway.client.fleet.simulation.surge import simulate_surge
@@ -125,7 +125,8 @@ def test_a_device_without_network_keeps_what_its_queue_holds_and_counts_the_rest
 
 
 def test_the_default_policy_costs_and_brings_what_it_should() -> None:
-    simulated, _ = simulate(Workload(), 8000, [BACKHAUL, NAIVE, SDK_DEFAULT], 1)
+    # Half of the devices learn as soon as under polling but for the dice: of 8000, within a hundredth of each other.
+    simulated, _ = simulate(Workload(), 20_000, [BACKHAUL, NAIVE, SDK_DEFAULT], 1)
     ours, naive, sdk = simulated.policies.values()
     assert ours.requests_per_device_day <= 4.3
     assert ours.requests_per_device_day <= 0.33 * naive.requests_per_device_day
@@ -138,7 +139,7 @@ def test_the_default_policy_costs_and_brings_what_it_should() -> None:
     ):
         assert mine is not None
         assert polled is not None
-        assert mine <= polled * 1.005
+        assert mine <= polled
 
 
 def test_many_decisions_cost_hardly_more() -> None:
@@ -156,9 +157,11 @@ def test_a_short_lease_on_trial_is_cheap_and_stops_fast() -> None:
 
 
 def test_after_an_outage_the_control_flattens_the_wave_and_nobody_starves() -> None:
+    """A peak of 20,000 devices is that of 25 minutes, which hold as many requests as the five of 100,000 do; those cost
+    20 seconds of processor, and `python -m tests.fleet simulate` holds them to the same 1.3."""
     reports = simulate_outage(BACKHAUL, Workload(), 20_000, 1.0, 1)
     free, controlled = reports["without_control"], reports["with_control"]
-    assert controlled.peak_over_steady < free.peak_over_steady - 0.1
+    assert controlled.peak_over_steady <= 1.3 < free.peak_over_steady
     assert controlled.first_hour_over_steady < free.first_hour_over_steady
     assert 0 < controlled.refused_share < 0.15
     assert controlled.starving_devices == 0
@@ -196,7 +199,7 @@ def test_chunks_that_processes_share_add_up() -> None:
 
 
 def test_a_target_says_whether_it_was_reached() -> None:
-    simulated, _ = simulate(Workload(days=2), 500, [BACKHAUL, NAIVE, SDK_DEFAULT], 1)
+    simulated, _ = simulate(Workload(), 500, [BACKHAUL, NAIVE, SDK_DEFAULT], 1)
     outage = OutageReport(
         peak_over_steady=1.31,
         first_hour_over_steady=1.2,
@@ -213,6 +216,37 @@ def test_a_target_says_whether_it_was_reached() -> None:
     assert len(list(targets(simulated, (3.5, 53.0), None))) == 5
     assert next(targets(simulated, (3.0, 9.0), None)).most == 2
     assert not Target("never heard of it", 7.0, None).reached
+    assert None not in [each.reached for each in found.values()]
+
+
+def test_a_run_too_short_for_a_target_shows_its_figure_and_judges_only_what_is_a_run_of_its_own() -> None:
+    simulated, _ = simulate(Workload(days=2), 300, [BACKHAUL, NAIVE, SDK_DEFAULT], 1)
+    outage = OutageReport(
+        peak_over_steady=1.2,
+        first_hour_over_steady=1.2,
+        refused_share=0.0,
+        sessions_until_heard_mean=1.0,
+        sessions_until_heard_most=2,
+        starving_devices=1,
+        events_lost=0,
+    )
+    found = list(targets(simulated, (3.5, 10.5), {"with_control": outage}))
+    assert [each.reached for each in found] == [None] * 6 + [True, False, True]
+    assert found[0].found == simulated.policies[BACKHAUL.name].requests_per_device_day
+
+
+def test_who_is_never_taken_starves_but_not_who_was_lost_on_the_way() -> None:
+    usual = Workload(days=2.5, stopped_share=0.1, offline_sessions=0.0)
+    starving = []
+    for lost in (0.0, 1.0):
+        workload = replace(usual, lost_requests=lost)
+        lives = draw_lives(workload, 300, np.random.default_rng(1))
+        never = Outage(SteadyGateway(BACKHAUL), 0.0, workload.seconds, None, np.random.default_rng(1))
+        _, fleet = live(lives, workload, BACKHAUL, never, None, 1)
+        starving.append(sessions_until_heard(lives, workload, fleet)[1])
+    refused, unlucky = starving
+    assert refused > 150
+    assert unlucky < refused / 3
 
 
 def test_a_percentile_is_exact_to_a_bin_and_counts_who_never_got_there() -> None:
@@ -243,7 +277,7 @@ def test_the_command_prints_tables_and_draws(tmp_path: Path, capsys: pytest.Capt
     assert main(words.split()) == 0
     printed = capsys.readouterr().out
     assert "requests per device day" in printed
-    assert "reached" in printed
+    assert "judged from 8 days on" in printed
     drawn = sorted(path.name for path in tmp_path.iterdir())
     assert drawn == ["latency.svg", "learning.svg", "rate.svg", "requests.svg", "stopped.svg", "wake-ups.svg"]
 

@@ -62,6 +62,7 @@ class Fleet:
         self._armed_at = np.zeros(devices)
         self._wait_until = np.full(devices, -np.inf)
         self._failures = np.zeros(devices, np.int64)
+        self.lost = np.zeros(devices, np.int64)
         self._contact = np.full(devices, -np.inf)
         self._polled = np.full(devices, -np.inf)
         self._radio = np.full(devices, -np.inf)
@@ -236,6 +237,8 @@ class Fleet:
 
     def _send(self, device: Ints, now: Floats) -> Flags:
         reached = self._reach(device, now)
+        # No device is in `device` twice. Only what was lost once the gateway is back says who starves.
+        self.lost[device[self._online[device] & ~reached & (now >= self._workload.stopped_seconds)]] += 1
         answers = self._gateway.answer(now[reached], self.on_trial[device[reached]])
         taken, wait = reached.copy(), np.zeros(len(device))
         taken[reached] = answers.taken

@@ -35,18 +35,20 @@ LEAST_DEVICES: Final = 100_000
 MOST_DEVICES: Final = 300_000
 _AFTER_SECONDS: Final = 24 * HOUR_SECONDS
 _TICK_SECONDS: Final = 10.0
-# Five minutes of 100,000 devices are a thousand requests, so a peak is no accident of the dice.
+# Five minutes of 100,000 devices are a thousand requests, so a peak is no accident of the dice; fewer take longer.
 _PEAK_BINS: Final = 5
 STEADY_BINS: Final = 60
 # The budget that an operator sets: a little above what the fleet does at its busiest.
 BUDGET_OVER_BUSIEST: Final = 1.02
-# A device that was opened with network so often, over so long, without being heard is starving.
+# A device that was opened with network so often, over so long, without being heard is starving. Requests that the
+# network lost on their way are not the gateway's doing: each takes one off.
 _PATIENCE_SESSIONS: Final = 3
 _PATIENCE_SECONDS: Final = 2 * HOUR_SECONDS
 
 
 class OutageReport(Struct, frozen=True, kw_only=True):
-    """How a fleet came back. Rates are requests in five minutes over the steady ones of that time of day.
+    """How a fleet came back. Rates are requests in five minutes over the steady ones of that time of day; fewer than
+    100,000 devices are given as much longer.
 
     `sessions_until_heard_*`: sessions with network after the outage until the gateway took a batch.
     """
@@ -149,10 +151,11 @@ def _report(
 ) -> OutageReport:
     first = int(workload.stopped_seconds / RATE_BIN_SECONDS)
     last = len(usual) - STEADY_BINS  # the smoothed edge is none
-    over = smooth(tallies.rates.settle(), _PEAK_BINS)[first:last] / usual[first:last]
+    bins = max(_PEAK_BINS, _PEAK_BINS * LEAST_DEVICES // lives.devices)
+    over = smooth(tallies.rates.settle(), bins)[first:last] / usual[first:last]
     heard, starving = sessions_until_heard(lives, workload, fleet)
     return OutageReport(
-        peak_over_steady=float(over[_PEAK_BINS // 2 :].max()),
+        peak_over_steady=float(over[bins // 2 :].max()),
         first_hour_over_steady=float(over[: int(HOUR_SECONDS / RATE_BIN_SECONDS)].mean()),
         refused_share=gateway.refused / max(1, gateway.arrived),
         sessions_until_heard_mean=float(heard.mean()),
@@ -172,8 +175,8 @@ def sessions_until_heard(lives: Lives, workload: Workload, fleet: Fleet) -> tupl
     first, last = np.full(lives.devices, np.inf), np.full(lives.devices, -np.inf)
     np.minimum.at(first, who, at)
     np.maximum.at(last, who, at)
-    starving = ~np.isfinite(fleet.told_at) & (tries >= _PATIENCE_SESSIONS) & (last - first > _PATIENCE_SECONDS)
-    return tries[heard], int(starving.sum())
+    unheard = ~np.isfinite(fleet.told_at) & (tries - fleet.lost >= _PATIENCE_SESSIONS)
+    return tries[heard], int((unheard & (last - first > _PATIENCE_SECONDS)).sum())
 
 
 def smooth(counts: Ints, bins: int) -> Floats:
