@@ -30,6 +30,8 @@ class Compiled:
         self._runtime = runtime
         self._forms = directory / "compiled"
         self._context = context
+        # Of which artifacts the form that was here did not serve any more, so that it was made again.
+        self.remade: set[str] = set()
 
     def load(self, digest: str, data: bytes, tried: Try, *, anew: bool = False) -> Model:
         """Load an artifact by its form, which is made if it is not here. Raises what the runtime raises."""
@@ -57,6 +59,8 @@ class Compiled:
 
     def _write(self, digest: str, compiler: str, form: bytes) -> None:
         try:
+            if (self._forms / digest).exists():
+                self.remade.add(digest)
             self._forms.mkdir(parents=True, exist_ok=True)
             (self._forms / digest).write_bytes(self._seal(digest, compiler, form) + form)
         except OSError:

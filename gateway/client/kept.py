@@ -138,11 +138,11 @@ class Kept:
         took = min(LARGEST_UINT32, max(0, round(ms)))
         return ModelEvent(self._ground.now_ms(), self.model, release, step, detail, size, took)
 
-    def report(self, release: int, detail: str) -> None:
-        """Say once in a session that something was refused."""
-        if (release, detail) not in self._said:
-            self._said.add((release, detail))
-            self.move(_as_it_is, self.event("failed", release, detail), durable=False)
+    def report(self, release: int, detail: str, step: Step = "failed") -> None:
+        """Say once in a session that something was refused, or what else happened; later, if the disk refuses that."""
+        said = release, detail
+        if said not in self._said and self.move(_as_it_is, self.event(step, release, detail), durable=False):
+            self._said.add(said)
 
     def attempt(self, sha256: str) -> Attempt:
         return rules.attempt_of(self.state, sha256, self._ground.context)

@@ -231,17 +231,25 @@ class Slot:
             return None
         except NotMarked:
             logger.warning("%s: release %d waits for a disk that takes its mark", kept.model, choice.release)
+            kept.report(choice.release, "not_marked")
             return None
         kept.came_back(choice.sha256)
         return running
 
     def _built(self, data: bytes, choice: Choice, *, anew: bool) -> Running:
         """Build what has run here before, once more and from the artifact if that fails. Raises `LoadFailed`."""
+        remade = self._ground.compiled.remade
+        remade.discard(choice.sha256)
         try:
-            return self.load(data, choice.entry, choice.source, anew=anew)
+            running = self.load(data, choice.entry, choice.source, anew=anew)
+            why = "recompiled" if choice.sha256 in remade else ""
         except LoadFailed as error:
             logger.warning("%s: release %d is built again: %s", self.kept.model, choice.release, error)
-            return self.load(data, choice.entry, choice.source, anew=True)
+            running = self.load(data, choice.entry, choice.source, anew=True)
+            why = f"rebuilt_{error.code}"
+        if why:
+            self.kept.report(choice.release, why, "verified")
+        return running
 
     def _bundled_entry(self) -> Release | None:
         """Return the catalogue's entry for the bundle itself, whose newer parameters then hold."""

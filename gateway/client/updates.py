@@ -271,6 +271,7 @@ class Updates:
             return
         except NotMarked:  # the answer to the next flush asks for it again
             logger.warning("release %d waits for a disk that takes the mark of its load", entry.release)
+            slot.kept.report(entry.release, "not_marked")
             return
         _activate(slot, entry, running, ms=(perf_counter() - began) * 1000)
 

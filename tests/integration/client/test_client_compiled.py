@@ -61,8 +61,10 @@ async def test_an_update_of_the_system_the_sdk_or_the_compiler_compiles_again_wi
     runtime.compiler = "mock 2"
     async with world.client(**changes[-1]) as client:
         assert world.runs(client) == (42, "ota", 42)
+        said = await world.steps(client)
     assert runtime.compiled == [0.2, 0.8, 0.8, 0.8, 0.8]
     assert len(world.gateway.fetches) == 1
+    assert said[said.index((42, "activated", "")) + 1 :] == [(42, "verified", "recompiled")] * 3, "once at each launch"
 
 
 async def test_what_was_compiled_and_does_not_load_is_compiled_once_more(

@@ -113,7 +113,7 @@ async def test_an_active_release_whose_build_fails_once_is_built_again(world: Wo
     world.runtime.on_load = _failing(1)
     client = await world.open()
     assert world.runs(client) == (42, "ota", 42)
-    assert (await world.steps(client))[-1][1] == "activated"
+    assert (await world.steps(client))[-2:] == [(42, "activated", ""), (42, "verified", "rebuilt_bad_model")]
 
 
 async def test_an_active_release_that_cannot_be_built_is_left_alone_for_a_while_only(world: World) -> None:

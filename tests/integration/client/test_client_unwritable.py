@@ -155,3 +155,20 @@ async def test_an_artifact_that_cannot_be_stored_is_not_used(world: World) -> No
     world.clock.turn(61)
     await client.flush()
     assert ("failed", "disk_full") in world.gateway.steps(42)
+
+
+async def test_a_release_that_waits_for_a_disk_that_takes_its_mark_says_so_once_in_a_launch(world: World) -> None:
+    world.offer_42()
+    async with world.client() as client:
+        await client.flush()
+    (world.directory / "tries").rename(world.directory / "away")
+    (world.directory / "tries").write_text("in the way")
+    async with world.client() as client:
+        assert world.runs(client) == (1, "bundled", "bundled")
+        for _ in range(3):
+            said = await world.steps(client)
+        assert world.runs(client) == (1, "bundled", "bundled")
+    assert said[said.index((42, "activated", "")) + 1 :] == [(42, "failed", "not_marked")]
+    (world.directory / "tries").unlink()
+    client = await world.open()
+    assert world.runs(client) == (42, "ota", 42)
