@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gateway.cli.failures import DONE, FAILED, CommandError
 from gateway.cli.options import Nouns, add_command, seconds, whole
 from gateway.cli.printing import note, show, show_table
+from gateway.cli.real_devices import add_devices, ended_alike
 
 if TYPE_CHECKING:
     from gateway.rehearsal.plan import Plan
@@ -25,7 +26,7 @@ _HELP = (
 def register(verbs: Nouns) -> None:
     """Add the verb."""
     command = add_command(verbs, "compare", _run, _HELP, configured=False)
-    command.add_argument("--devices", type=whole(1), default=2000, metavar="N", help="how many (2000)")
+    add_devices(command, 2000)
     command.add_argument("--days", type=seconds, default=3.0, metavar="D", help="how many of their days (3)")
     command.add_argument(
         "--day-seconds",
@@ -60,7 +61,9 @@ def _run(arguments: Namespace) -> int:
         budget_share=arguments.budget,
         seed=arguments.seed,
     )
-    return print_found(arguments, _rehearsed(plan, arguments.keep))
+    with ended_alike():
+        found = _rehearsed(plan, arguments.keep)
+    return print_found(arguments, found)
 
 
 def _rehearsed(plan: "Plan", keep: Path | None) -> "Rehearsed":

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.cli import compare, fleet_defaults, simulate, versus
 from gateway.cli.failures import DONE, FAILED, CommandError, Misused, Unreachable
-from gateway.cli.options import Nouns, add_command, add_noun, seconds, whole
+from gateway.cli.options import Nouns, add_command, add_noun, seconds
 from gateway.cli.printing import note, show, show_table
+from gateway.cli.real_devices import add_devices, ended_alike
 
 if TYPE_CHECKING:
     from gateway.client.fleet.reports import FleetReport
@@ -42,7 +43,7 @@ def register(nouns: Nouns) -> None:
     run.add_argument(
         "--bundled", metavar="FILE", type=Path, help="the model in the app's bundle (default: the example)"
     )
-    run.add_argument("--devices", type=whole(1), default=20, metavar="N", help="how many (20)")
+    add_devices(run, 20)
     run.add_argument("--seconds", type=seconds, default=20.0, metavar="S", help="how long (20)")
     run.add_argument(
         "--day-seconds", type=seconds, default=20.0, metavar="S", help="how long a device's day takes (20)"
@@ -56,11 +57,12 @@ def register(nouns: Nouns) -> None:
 def _run(arguments: Namespace) -> int:
     import tempfile
 
-    if arguments.data is not None:
-        report = _lived(arguments, arguments.data)
-    else:
-        with tempfile.TemporaryDirectory(prefix="backhaul-fleet-") as directory:
-            report = _lived(arguments, Path(directory))
+    with ended_alike():
+        if arguments.data is not None:
+            report = _lived(arguments, arguments.data)
+        else:
+            with tempfile.TemporaryDirectory(prefix="backhaul-fleet-") as directory:
+                report = _lived(arguments, Path(directory))
     _print(arguments, report)
     if report.unsettled:
         note(f"{report.unsettled} devices still have something to say: is the gateway taking batches?")

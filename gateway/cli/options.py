@@ -108,13 +108,15 @@ def this_command() -> str:
     return shlex.join(words)
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """Return a reader of whole numbers from `least` up."""
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return a reader of whole numbers from `least` up, to `most` where that is given."""
 
     def read(text: str) -> int:
         number = int(text)
         if number < least:
             raise ArgumentTypeError(f"{number} is below {least}")
+        if most is not None and number > most:
+            raise ArgumentTypeError(f"{number} is above {most}")
         return number
 
     read.__name__ = "whole number"  # argparse says it: invalid whole number value

@@ -9,6 +9,7 @@ from gateway.cli.cost import read_prices
 from gateway.cli.failures import DONE, CommandError
 from gateway.cli.options import Nouns, add_command, whole
 from gateway.cli.printing import note, show, show_table
+from gateway.cli.real_devices import add_devices, ended_alike
 
 if TYPE_CHECKING:
     from gateway.rehearsal.versus import Versus
@@ -22,7 +23,7 @@ _HELP = (
 def register(verbs: Nouns) -> None:
     """Add the verb."""
     command = add_command(verbs, "versus", _run, _HELP, configured=False)
-    command.add_argument("--devices", type=whole(1), default=50, metavar="N", help="how many (50)")
+    add_devices(command, 50)
     command.add_argument("--seed", type=whole(0), default=1, metavar="N", help="the same seed is the same users (1)")
     command.add_argument("--prices", type=Path, metavar="FILE", help="another table of prices")
 
@@ -38,7 +39,7 @@ def _run(arguments: Namespace) -> int:
         raise CommandError(f"{error.name} is missing: pip install 'backhaul[simulate]'") from error
     prices = read_prices(arguments.prices)
     try:
-        with tempfile.TemporaryDirectory(prefix="backhaul-versus-") as directory:
+        with ended_alike(), tempfile.TemporaryDirectory(prefix="backhaul-versus-") as directory:
             found = asyncio.run(compare(arguments.devices, arguments.seed, Path(directory), prices, _watch))
     except (DemoError, OSError) as error:
         raise CommandError(f"cannot compare: {error}") from error

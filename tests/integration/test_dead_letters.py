@@ -200,6 +200,7 @@ async def test_the_loss_report_names_devices_and_reads_as_a_sum(
     await drain(source, told)
     code, printed, _ = await command("report", "loss", "--app", "shop", "--days", "36000")
     assert code == 0
+    assert ", 7 are missing\n" in printed
     assert "7 events are not here: lost, or yet to come with batch 1-2" in printed
     assert TWO in printed
     assert ONE not in printed

@@ -1,6 +1,11 @@
 """Small rehearsals: real clients beside the simulation of their lives, and beside the sample that the field copies."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from argparse import Namespace
 from math import inf
 from pathlib import Path
@@ -58,6 +63,24 @@ def test_a_week_of_incidents_costs_the_sample_more_than_the_client(capsys: pytes
     assert sample["dollars"]["s3"] > 4 * ours["dollars"]["s3"]
     versus.print_found(Namespace(json=False), msgspec.convert(found, Versus), found["prices_as_of"])
     assert "$ at s3, 5 million devices, 1 MB" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+def test_a_comparison_that_is_told_to_end_leaves_nothing_behind(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "gateway.cli", "fleet", "versus", "--devices", "5000"]
+    # As a shell starts what is to run in the background: Ctrl-C is not for it.
+    process = subprocess.Popen(
+        words,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    end = time.monotonic() + 60
+    while not any(tmp_path.iterdir()):
+        assert (process.poll(), time.monotonic() < end) == (None, True)
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(60) == 130
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_was_lived_becomes_lives_and_what_was_cut_off_lasts_to_the_end() -> None:

@@ -66,6 +66,15 @@ def test_a_fleet_that_cannot_begin_says_why(
     assert why in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("verb", ["run", "compare", "versus"])
+def test_more_real_devices_than_a_machine_takes_are_refused_at_once(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["fleet", verb, "--devices", "100000000"])
+    assert "argument --devices: 100000000 is above 100000" in capsys.readouterr().err
+
+
 def test_a_wrong_configuration_is_one_line_and_exit_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
