@@ -97,11 +97,12 @@ class Part:
 def delete_others(directory: Path, keep: Set[str]) -> None:
     """Delete the files that are not named; what cannot be deleted goes next time."""
     try:
-        for file in directory.iterdir():
-            if file.name not in keep:
-                file.unlink()
-    except OSError:  # nothing there yet, or it goes next time
+        others = [file for file in directory.iterdir() if file.name not in keep]
+    except OSError:  # nothing there yet
         return
+    for file in others:
+        with suppress(OSError):
+            file.unlink()
 
 
 def free_bytes(directory: Path) -> int:

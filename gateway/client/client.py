@@ -106,6 +106,8 @@ class Client:
     * `free_bytes`: how much room the app may fill where a path lies; by default, what the system says is free.
     * `limits`: what it may keep, send, fetch and wait for (LIMITS.md).
     * `session`: shared by many clients if given, and then not closed here.
+
+    Not to be used on in the child of a fork: `SyncClient` is.
     """
 
     def __init__(

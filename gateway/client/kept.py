@@ -2,8 +2,8 @@
 
 * A change and its events are one durable transaction; memory follows only when that is written. Only what must stop (a
   revoked release, one that crashes) stops in memory even when the disk refuses.
-* A load is marked before it begins, and so is each prediction of a trial: a process that dies in it is counted, and
-  never more than twice.
+* A load is marked before it begins, and so is each prediction by what came over the air: a process that dies in it is
+  counted.
 * A change is made to what is written, not to what this process remembers: another one may have written the rest.
 """
 
@@ -23,7 +23,7 @@ from gateway.client.limits import Limits
 from gateway.client.queue import Queue
 from gateway.client.state import Attempt, ModelState
 from gateway.client.storage import StorageFailed, read_state, write_state
-from gateway.client.tries import Kind, Tries, Try
+from gateway.client.tries import Tries, Try
 from gateway.client.trust import Trust
 from gateway.client.verify import read_again
 from schemas.releases import Catalogue, Release
@@ -87,6 +87,7 @@ class Kept:
         self.state = ModelState()
         self.catalogue: Catalogue | None = None
         self._unwritten = False
+        self._predicting: tuple[tuple[str, str], Try] | None = None
 
     @property
     def floor(self) -> int:
@@ -172,18 +173,32 @@ class Kept:
         """Say whether an artifact may be loaded; one that has ended too many processes is left alone from now on."""
         if self.blocked(sha256):
             return False
-        if rules.crashed_too_often(self.deaths(sha256), self._ground.limits):
+        if self.crashed_too_often(sha256):
             self.quarantine(release, sha256, "crashed")
             return False
         return True
 
+    def crashed_too_often(self, sha256: str) -> bool:
+        return rules.crashed_too_often(self.deaths(sha256), self._ground.limits)
+
     def deaths(self, sha256: str) -> int:
-        """Return how many processes have died of an artifact here, since its last load or quarantine."""
+        """Return how many processes have died of an artifact here, as far as it counts."""
         return self._ground.tries.deaths(sha256, self._tried_as(sha256))
 
-    def trying(self, sha256: str, kind: Kind) -> AbstractContextManager[Try]:
-        """Mark a try, so that a process which dies in it is counted."""
-        return self._ground.tries.marked(sha256, self._tried_as(sha256), kind, durable=kind == "load")
+    def loading(self, sha256: str) -> AbstractContextManager[Try]:
+        """Mark a load, so that a process which dies in it is counted."""
+        return self._ground.tries.marked(sha256, self._tried_as(sha256), "load", durable=True)
+
+    def enough_at_it(self, tried: Try) -> bool:
+        """Say whether so many others may die of the same load that it must wait for how they fare."""
+        return rules.crashed_too_often(tried.others, self._ground.limits)
+
+    def predicting(self, sha256: str) -> AbstractContextManager[None]:
+        """Mark a prediction; where a disk refuses the mark, it is asked again at the next."""
+        key = sha256, self._tried_as(sha256)
+        if self._predicting is None or self._predicting[0] != key or not self._predicting[1].marked:
+            self._predicting = key, self._ground.tries.held(*key, "prediction")
+        return self._predicting[1].inside()
 
     def came_back(self, sha256: str) -> None:
         """Note that a load did not crash: what died in one before did so by chance."""
@@ -196,18 +211,6 @@ class Kept:
         """Name what deaths count for: the SDK, the system, and the tries since the last quarantine."""
         attempt = self.attempt(sha256)
         return f"{attempt.context}|{attempt.quarantines}"
-
-    def proven(self, sha256: str) -> bool:
-        return rules.proven(self.attempt(sha256), self._ground.limits)
-
-    def answered(self, sha256: str) -> None:
-        """Note that a prediction of the trial came back."""
-
-        def change(state: ModelState) -> ModelState:
-            attempt = rules.answered(rules.attempt_of(state, sha256, self._ground.context))
-            return rules.with_attempt(state, sha256, attempt)
-
-        self.move(change, durable=False)
 
     def load_failed(self, release: int, sha256: str, detail: str) -> None:
         """Give up an artifact that cannot be loaded or proven here."""

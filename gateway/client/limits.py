@@ -113,11 +113,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     ] = 32 * _MIB
 
     most_deaths: Annotated[
-        int, _count(100, "a release that ended so many processes, in loads and its trial, is left alone for a while")
+        int, _count(100, "a release that ended so many processes, in loads and predictions, is left alone for a while")
     ] = 2
-    trial_answers: Annotated[
-        int, _count(1_000_000, "so many real predictions of a release must come back before it is off its trial")
-    ] = 3
     quarantine_first_days: Annotated[int, _count(_YEAR_DAYS, "how long it is left alone the first time")] = 1
     quarantine_last_days: Annotated[int, _count(10 * _YEAR_DAYS, "how long it is at most")] = 30
     refetch_first_seconds: Annotated[

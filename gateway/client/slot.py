@@ -2,8 +2,9 @@
 
 * The order is the active release, the previous one, the bundle: within one call of `predict` if need be.
 * The bundle is always allowed: it came with the app, and nothing unsigned can change it.
-* The first real predictions of a release are its trial: `state` counts them, so that one which ends the process is left
-  alone after two.
+* Every prediction by what came over the air is marked, so that a release which ends processes is left alone after two;
+  those that have it loaded look before each prediction, so that it ends no more of them. Of its loads, no more go on at
+  once than may end: the other processes run the next best until the gateway answers them again.
 * The artifact itself is kept and every launch builds and proves it anew, from its compiled form where the runtime makes
   one. What fails, or did not come back the last time, is built once more from the artifact, as is everything after an
   update of the SDK or the system; a release that fails then gives way until its quarantine ends or they change again.
@@ -13,7 +14,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import cast
+from typing import Literal, cast
 
 import msgspec
 from msgspec import Struct
@@ -30,8 +31,15 @@ from schemas.wire import MAX_SIGNALS, Have, Source, Use
 logger = logging.getLogger(__name__)
 
 
-class NotMarked(Exception):
-    """A load that a disk does not let us mark, and that is not the last resort."""
+class NotNow(Exception):
+    """A load that must wait: for a disk that takes its mark, or for other processes that are at the same load.
+
+    Only the former is reported: that several start at once is no fault of a release, and counts in no rollout.
+    """
+
+    def __init__(self, code: Literal["not_marked", "loads_elsewhere"]) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 class Choice(Struct, frozen=True):
@@ -105,19 +113,20 @@ class Slot:
         return values
 
     def score(self, signals: Mapping[str, float | None]) -> float:
-        """Ask what runs; a release on trial, with the asking counted first. Raises `NoAnswer`."""
+        """Ask what runs, unless it has ended too many processes by now. Raises `NoAnswer`."""
         running, kept = self.running, self.kept
-        if running.source in ("bundled", "none") or kept.proven(running.sha256):
+        if running.source in ("bundled", "none"):
             return running.score(signals)
-        with kept.trying(running.sha256, "prediction"):  # a disk that refuses the mark refuses the next load, too
-            score = running.score(signals)
-        kept.answered(running.sha256)
-        return score
+        if kept.crashed_too_often(running.sha256):
+            raise NoAnswer("others have died of it")
+        with kept.predicting(running.sha256):  # a disk that refuses the mark refuses the next load, too
+            return running.score(signals)
 
     def answer_instead(self, signals: Mapping[str, float | None]) -> tuple[Running, float]:
         """Answer after what runs could not: by the previous release, the bundle, or no."""
         while self.running.sha256 not in ("", self.bundled.sha256):
-            self.kept.quarantine(self.running.release, self.running.sha256, "predict_failed")
+            if self.kept.may_load(self.running.release, self.running.sha256):  # else it is left alone already
+                self.kept.quarantine(self.running.release, self.running.sha256, "predict_failed")
             self.settle()
             try:
                 return self.running, self.score(signals)
@@ -159,12 +168,14 @@ class Slot:
     def load(self, data: bytes, entry: Release | None, source: Source, *, anew: bool = False) -> Running:
         """Load and prove an artifact, compiled `anew` or not; changes nothing here, so it may run in a thread.
 
-        Raises `LoadFailed`, and `NotMarked` for all but the bundle: the last resort, without it nothing would decide.
+        Raises `LoadFailed`, and `NotNow` for all but the bundle: the last resort, without it nothing would decide.
         """
         digest = self.bundled.sha256 if entry is None else entry.sha256
-        with self.kept.trying(digest, "load") as tried:
+        with self.kept.loading(digest) as tried:
             if not tried.marked and entry is not None:
-                raise NotMarked
+                raise NotNow("not_marked")
+            if self.kept.enough_at_it(tried) and entry is not None:
+                raise NotNow("loads_elsewhere")
             return self._loaded(partial(self._ground.compiled.load, digest, data, tried, anew=anew), entry, source)
 
     def _loaded(self, build: Callable[[], Model], entry: Release | None, source: Source) -> Running:
@@ -229,9 +240,10 @@ class Slot:
             else:  # it has worked here before, so it may again
                 kept.quarantine(choice.release, choice.sha256, error.code)
             return None
-        except NotMarked:
-            logger.warning("%s: release %d waits for a disk that takes its mark", kept.model, choice.release)
-            kept.report(choice.release, "not_marked")
+        except NotNow as error:
+            logger.warning("%s: release %d waits: %s", kept.model, choice.release, error.code)
+            if error.code == "not_marked":
+                kept.report(choice.release, error.code)
             return None
         kept.came_back(choice.sha256)
         return running

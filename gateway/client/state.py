@@ -2,10 +2,11 @@
 
 * Pure: a state and the time go in, a state comes out; `updates` makes each change and its event one transaction.
 * The number and the floor only rise. What is not listed, or is below the floor, never runs.
-* Two tries that ended their process (`tries` tells them from other deaths) put an artifact in quarantine, for 1 day,
-  then 4, 16 and at most 30: two unrelated kills of the app during a load look the same as a crash, so it must end.
-* What loads and answers its probes may still end the process over a real input, so the first predictions of a release
-  on this SDK and system are its trial: marked like loads, until so many have come back that it is proven.
+* Two deaths put an artifact in quarantine, for 1 day, then 4, 16 and at most 30: two unrelated kills of the app during
+  a load look the same as a crash, so it must end. A death is a process that ended in a load of it or, where it came
+  over the air, in any prediction by it (`tries` tells that from other ends).
+* A load that comes back forgives the deaths in loads. A good answer forgives nothing: what crashes on one input in a
+  thousand gives many. Deaths in predictions count until the quarantine that they make, or another SDK or system.
 * A failed fetch is tried again after 1 minute, then 4, 16 and so on up to a day, and no more after six; a model that
   cannot be loaded or answers wrongly is not tried again. Another SDK or system version starts afresh.
 """
@@ -26,7 +27,7 @@ _MOST_STEPS: Final = 32  # of a pause that grows: beyond, it is at its longest a
 class Attempt(Struct, frozen=True, omit_defaults=True):
     """What was tried with one artifact on one SDK and system (`context`).
 
-    `answers` counts the predictions of the trial; `until_ms` ends a pause.
+    `until_ms` ends a pause.
     """
 
     context: str
@@ -34,7 +35,6 @@ class Attempt(Struct, frozen=True, omit_defaults=True):
     quarantines: int = 0
     until_ms: int = 0
     hopeless: bool = False
-    answers: int = 0
 
 
 class ModelState(Struct, frozen=True, omit_defaults=True):
@@ -75,15 +75,6 @@ def blocked(attempt: Attempt, now_ms: int, limits: Limits) -> bool:
 
 def crashed_too_often(deaths: int, limits: Limits) -> bool:
     return deaths >= limits.most_deaths
-
-
-def proven(attempt: Attempt, limits: Limits) -> bool:
-    """Say whether the trial on real inputs is over."""
-    return attempt.answers >= limits.trial_answers
-
-
-def answered(attempt: Attempt) -> Attempt:
-    return msgspec.structs.replace(attempt, answers=attempt.answers + 1)
 
 
 def came_back(attempt: Attempt) -> Attempt:

@@ -24,7 +24,7 @@ from gateway.client import state as rules
 from gateway.client.downloads import Downloads, FetchCode, Fetched, FetchFailed, wire_name
 from gateway.client.kept import Ground
 from gateway.client.running import LoadFailed, Running
-from gateway.client.slot import NotMarked, Slot
+from gateway.client.slot import NotNow, Slot
 from gateway.client.verify import signature_code, verify
 from schemas.releases import Release
 from schemas.wire import CatalogueNews, Have, ModelEvent, Reply, Use
@@ -269,9 +269,10 @@ class Updates:
         except LoadFailed as error:
             slot.kept.load_failed(entry.release, entry.sha256, error.code)
             return
-        except NotMarked:  # the answer to the next flush asks for it again
-            logger.warning("release %d waits for a disk that takes the mark of its load", entry.release)
-            slot.kept.report(entry.release, "not_marked")
+        except NotNow as error:  # the answer to the next flush asks for it again
+            logger.warning("release %d waits: %s", entry.release, error.code)
+            if error.code == "not_marked":
+                slot.kept.report(entry.release, error.code)
             return
         _activate(slot, entry, running, ms=(perf_counter() - began) * 1000)
 

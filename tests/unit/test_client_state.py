@@ -78,14 +78,13 @@ def test_a_quarantine_grows_from_a_day_to_a_month_and_ends() -> None:
 
 
 def test_an_app_may_set_how_soon_and_how_long_a_release_is_left_alone() -> None:
-    limits = Limits(most_deaths=1, quarantine_first_days=2, quarantine_last_days=5, pause_growth=2, trial_answers=1)
+    limits = Limits(most_deaths=1, quarantine_first_days=2, quarantine_last_days=5, pause_growth=2)
     attempt, days = Attempt("c"), []
     for _ in range(3):
         attempt = rules.quarantined(attempt, 0, limits)
         days.append(attempt.until_ms // DAY_MS)
     assert days == [2, 4, 5]
     assert rules.crashed_too_often(1, limits)
-    assert rules.proven(Attempt("c", answers=1), limits)
 
 
 def test_an_app_may_set_how_often_and_when_bytes_are_asked_for_again() -> None:
@@ -116,8 +115,8 @@ def test_two_deaths_are_enough_and_one_is_not() -> None:
 
 
 def test_a_load_that_came_back_ends_every_pause_but_no_verdict() -> None:
-    paused = rules.fetch_failed(Attempt("c", answers=2), 0, LIMITS, wrong_bytes=False)
-    assert rules.came_back(paused) == Attempt("c", answers=2)
+    paused = rules.fetch_failed(Attempt("c", quarantines=2), 0, LIMITS, wrong_bytes=False)
+    assert rules.came_back(paused) == Attempt("c", quarantines=2)
     assert rules.came_back(rules.load_failed(Attempt("c"))).hopeless
 
 
@@ -128,7 +127,7 @@ def test_an_attempt_elsewhere_counts_for_nothing_here() -> None:
 
 
 def test_a_state_survives_being_written() -> None:
-    state = ModelState(document=b"\x00", number=3, use=5, active=release(5), attempts={"a": Attempt("c", answers=1)})
+    state = ModelState(document=b"\x00", number=3, use=5, active=release(5), attempts={"a": Attempt("c", fetches=1)})
     assert msgspec.json.decode(msgspec.json.encode(state), type=ModelState) == state
 
 

@@ -22,6 +22,7 @@ from schemas.releases import Parameters
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from schemas.releases import Release
     from tests.integration.client.conftest import World
 
 SIGNALS = {"battery": 0.5, "charging": 1.0}
@@ -52,6 +53,9 @@ class Runtime:
         told = json.loads(data)
         if told.get("load") == "crash":
             os._exit(66)
+        if told.get("load") == "slow":
+            print("load", flush=True)
+            sys.stdin.readline()
         return Model(told["score"], told.get("crashes_above", 1e9))
 
 class Clock:
@@ -72,6 +76,8 @@ async def main():
         print("open", client.status().models["upsell"].release, flush=True)
         for _ in range(told["flushes"]):
             await client.flush()
+        if told["told"]:
+            await asyncio.to_thread(sys.stdin.readline)
         for battery in told["batteries"]:
             client.predict("upsell", {"battery": battery, "charging": 1.0})
         while told["busy"]:
@@ -87,9 +93,16 @@ asyncio.run(main())
 
 
 async def start(
-    world: World, *, flushes: int = 0, batteries: Sequence[float] = (), busy: bool = False, **limits: Any
+    world: World,
+    *,
+    flushes: int = 0,
+    batteries: Sequence[float] = (),
+    busy: bool = False,
+    told: bool = False,
+    **limits: Any,
 ) -> asyncio.subprocess.Process:
-    told = {
+    """Start a launch of the app; where it is `told` when to go on, that is a line on its standard input."""
+    says = {
         "url": world.url,
         "key": world.publisher.public.hex(),
         "directory": str(world.directory),
@@ -98,11 +111,18 @@ async def start(
         "flushes": flushes,
         "batteries": batteries,
         "busy": busy,
+        "told": told,
         "timer": True,
         "limits": {"jitter_seconds": 0.0, "backoff_first_seconds": 0.01, "backoff_last_seconds": 0.02, **limits},
     }
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", CHILD, json.dumps(told), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        sys.executable,
+        "-c",
+        CHILD,
+        json.dumps(says),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
 
 
@@ -201,7 +221,64 @@ async def test_a_release_that_ends_the_process_over_a_real_input_may_do_so_twice
     assert await run(world, flushes=2) == (0, ["open 41", "end 42"]), "the quarantine ends"
 
 
-async def test_a_trial_in_one_process_leaves_what_another_one_has_written(world: World) -> None:
+async def test_what_crashes_late_and_seldom_may_end_two_starts_however_many_good_answers_it_gave(world: World) -> None:
+    world.offer(17, [world.publisher.release(42, artifact(0.8, crashes_above=5))], 42)
+    assert await run(world, flushes=2) == (0, ["open 1", "end 42"])
+    good, late = [0.5] * 12, [0.5] * 11 + [9.0]
+    launches = [(await run(world, batteries=batteries))[0] for batteries in (good, late, good, late, good, late, late)]
+    assert launches == [0, 66, 0, 66, 0, 0, 0]
+    assert await run(world, flushes=2) == (0, ["open 1", "end 1"])
+    assert world.gateway.steps(42)[-1] == ("quarantined", "crashed")
+
+
+async def test_of_the_processes_that_have_a_release_loaded_it_may_end_two(world: World) -> None:
+    world.offer(17, [world.publisher.release(42, artifact(0.8, crashes_above=5))], 42)
+    assert await run(world, flushes=2) == (0, ["open 1", "end 42"])
+    processes = [await start(world, batteries=[9.0], told=True) for _ in range(4)]
+    for process in processes:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"open 42\n"
+    said = [await process.communicate(b"go\n") for process in processes]
+    assert [process.returncode for process in processes] == [66, 66, 0, 0]
+    assert [out for out, _ in said] == [b"", b"", b"end 1\n", b"end 1\n"]
+
+
+async def test_of_the_processes_that_start_at_once_a_load_may_end_two_and_the_others_come_back_to_it(
+    world: World,
+) -> None:
+    world.offer(17, [world.publisher.release(42, artifact(0.8))], 42)
+    assert await run(world, flushes=2) == (0, ["open 1", "end 42"])
+    slow = artifact(0.8, load="slow")
+    entry = world.publisher.release(42, slow)
+    world.offer(18, [entry], 42)
+    _replace(world, slow, [entry])
+    loading = [await start(world, told=True) for _ in range(2)]
+    for process in loading:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"load\n"
+    assert await run(world) == (0, ["open 1", "end 1"]), "for now"
+    third = await start(world, flushes=2, told=True)
+    assert third.stdout is not None
+    assert await third.stdout.readline() == b"open 1\n"
+    for process in loading:
+        said, _ = await process.communicate(b"go\n")
+        assert said == b"open 42\nend 42\n"
+    said, _ = await third.communicate(b"go\ngo\n")
+    assert said == b"load\nend 42\n"
+
+
+async def test_a_damaged_mark_does_not_keep_the_app_from_opening(world: World) -> None:
+    async with world.client() as client:
+        digest = client._slots["upsell"].bundled.sha256
+    path = world.directory / "tries" / f"{digest}.0"
+    mark = path.read_bytes()
+    for text in (bytes([2, 7]) + mark[2:], bytes([255]) * len(mark), b""):
+        path.write_bytes(text)
+        async with world.client() as client:
+            assert world.runs(client) == (1, "bundled", "bundled")
+
+
+async def test_a_failed_prediction_in_one_process_leaves_what_another_one_has_written(world: World) -> None:
     world.offer(17, [world.publisher.release(42, artifact(0.8))], 42)
     one = await world.open()
     await one.flush()
@@ -209,7 +286,10 @@ async def test_a_trial_in_one_process_leaves_what_another_one_has_written(world:
     both = [world.publisher.release(42, artifact(0.8)), world.publisher.release(43, artifact(0.9))]
     world.offer(18, both, 43)
     await one.flush()
-    assert two.predict("upsell", SIGNALS).release == 42, "it may run until the next flush"
+    running = two._slots["upsell"].running
+    assert running.release == 42, "it may run until the next flush"
+    running.model._told["predict"] = "raises"  # type: ignore[union-attr]
+    assert two.predict("upsell", SIGNALS).release == 1
     world.clock.turn(DAY_SECONDS)
     third = await world.open()
     assert world.runs(third) == (43, "ota", 43)
@@ -270,7 +350,13 @@ def _let_crash(world: World, digest: str) -> None:
     """Make the stored artifact one that crashes, and its entries agree with it."""
     data = artifact(0.8, load="crash")
     entry = world.publisher.release(42, data)
-    news = world.publisher.news(18, [world.publisher.release(41, artifact(0.7)), entry])
+    _replace(world, data, [world.publisher.release(41, artifact(0.7)), entry])
+    (world.directory / "models" / digest).unlink()
+
+
+def _replace(world: World, data: bytes, entries: list[Release]) -> None:
+    """Make it what the device has as the active release, the last of the entries."""
+    entry, news = entries[-1], world.publisher.news(18, entries)
     storage = Storage(world.directory)
     with storage.transaction(durable=True) as tx:
         text = tx.execute("SELECT state FROM models").fetchone()[0]
@@ -278,7 +364,6 @@ def _let_crash(world: World, digest: str) -> None:
         state |= msgspec.to_builtins({"document": news.document, "signatures": news.signatures, "active": entry})
         tx.execute("UPDATE models SET state = ?", (msgspec.json.encode(state),))
     storage.close()
-    (world.directory / "models" / digest).unlink()
     (world.directory / "models" / entry.sha256).write_bytes(data)
 
 

@@ -168,20 +168,6 @@ async def test_a_prediction_that_fails_is_answered_by_the_previous_release_in_th
     assert world.runs(client) == (42, "ota", 42), "quarantine ends"
 
 
-async def test_a_release_is_on_trial_until_three_real_predictions_came_back_on_each_system(world: World) -> None:
-    data = world.offer_42()
-    digest = world.publisher.put(data)
-    for system in ("iOS 19.0", "iOS 19.1"):
-        async with world.client(os=system) as client:
-            await client.flush()
-            kept = client._slots["upsell"].kept
-            answers = []
-            for _ in range(5):
-                client.predict("upsell", SIGNALS)
-                answers.append(kept.attempt(digest).answers)
-        assert answers == [1, 2, 3, 3, 3]
-
-
 async def test_a_bundle_that_cannot_answer_says_no_and_is_asked_again(world: World) -> None:
     client = await world.open()
     slot = client._slots["upsell"]
