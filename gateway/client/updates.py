@@ -5,6 +5,8 @@
 * A reply is obeyed at once and without the network; what it wants fetched waits in `wanted`, for when no flush is held
   up by it. Between a fetch and the switch anything may have changed, so that is judged again.
 * What a catalogue revokes stops at once, in this session, before anything is fetched in its place.
+* What is switched to is loaded in a thread. What stops gives way where that is heard, and what it falls back on is
+  loaded right there, on the event loop: it holds up predictions for that long, since nothing else may answer them.
 * Nothing new is installed from an expired catalogue or by keys whose list has expired; what runs goes on. What they
   revoke is revoked all the same.
 * Key lists are judged first. What a key signed that is no longer listed stops in this session, unless the same reply
