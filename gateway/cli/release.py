@@ -143,22 +143,29 @@ def _probes(file: Path | None) -> "list[Probe]":
 
 
 def _publish(arguments: Namespace) -> int:
-    from gateway.releases.keys import load_private
+    from gateway.releases.catalogues import every_catalogue, taken_back
+    from gateway.releases.documents import CATALOGUES, Series
+    from gateway.releases.keys import load_private, public_bytes
     from gateway.releases.publish import facts_of, publish_release
     from gateway.releases.rollouts import standing
 
-    async def publish(store: "Store") -> "tuple[Catalogue, bool, Facts | None]":
+    async def publish(store: "Store") -> "tuple[Catalogue, bool, Facts | None, list[int]]":
         signing_key, believed = load_private(arguments.sign), await _believed(store, arguments)
         catalogue = await publish_release(store, signing_key=signing_key, trusted=believed, **_terms(arguments))
         steered = (await standing(store, arguments.app, arguments.model)).rollout is not None
-        return catalogue, steered, await facts_of(store, catalogue.releases[0])
+        series, newest = Series(CATALOGUES, arguments.app, arguments.model), catalogue.releases[0]
+        history = await every_catalogue(store, series, [public_bytes(signing_key), *believed])
+        return catalogue, steered, await facts_of(store, newest), taken_back(history, newest.sha256)
 
-    catalogue, steered, facts = change_store(configuration(arguments), publish)
+    catalogue, steered, facts, revoked = change_store(configuration(arguments), publish)
     number, newest = catalogue.number, catalogue.releases[0]
     data = {"app": catalogue.app, "model": catalogue.model, "catalogue": number, "release": newest.release}
     text = f"published {catalogue.app}/{catalogue.model} release {newest.release} in catalogue {number}"
     terms = {"sha256": newest.sha256, "sdk": newest.sdk, "os": newest.os, "inputs": newest.inputs, "facts": facts}
     show(arguments, data | terms, text + (f"\n{_described(facts)}" if facts else ""))
+    if revoked:
+        before = ", ".join(map(str, revoked))
+        note(f"these very bytes were revoked as release {before}: devices may run them again now, as {newest.release}")
     if number > 1 and not steered:
         note("every device that can run it gets it at its next flush; to stage the next one: backhaul rollout hold")
     return 0

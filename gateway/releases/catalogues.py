@@ -12,6 +12,7 @@
 from asyncio import gather
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import Final
 
 import msgspec
@@ -76,14 +77,31 @@ async def highest_release(store: Store, series: Series, keys: Collection[bytes])
 
     One that is not listed any more keeps its number: events name it. Raises `StoreError`.
     """
-    numbers = [found[1] for found in map(parse_path, await store.names(series.prefix)) if found]
-    highest = 0
+    listed = [release.release for each in await every_catalogue(store, series, keys) for release in each.releases]
+    return max(listed, default=0)
+
+
+async def every_catalogue(store: Store, series: Series, keys: Collection[bytes]) -> list[Catalogue]:
+    """Return all that one of these keys signed, oldest first; what cannot be read is left out. Raises `StoreError`."""
+    numbers = sorted(found[1] for found in map(parse_path, await store.names(series.prefix)) if found)
+    found = []
     for number, stored in zip(numbers, await gather(*(store.get(series.path(each)) for each in numbers)), strict=True):
         with suppress(BadDocument):
             signed, catalogue = read_catalogue(stored, series.app, series.model, number)
             if any(signed_by(key, signed.document, each) for each in signed.signatures for key in keys):
-                highest = max([highest, *(release.release for release in catalogue.releases)])
-    return highest
+                found.append(catalogue)
+    return found
+
+
+def taken_back(history: Sequence[Catalogue], digest: str) -> list[int]:
+    """Return the releases of these bytes that were revoked: put below the floor, or unlisted where none was added."""
+    revoked: set[int] = set()
+    for before, after in pairwise(history):
+        listed = {each.release for each in after.releases}
+        gone = [each.release for each in before.releases if each.sha256 == digest and each.release not in listed]
+        amended = listed <= {each.release for each in before.releases}
+        revoked.update(number for number in gone if amended or number < after.floor)
+    return sorted(revoked)
 
 
 def with_release(

@@ -215,3 +215,25 @@ def test_writing_to_a_directory_that_nobody_serves_says_so(run: Run, monkeypatch
     assert "nothing serves" not in run("app", "add-key", "shop", "--data", "here").err
     monkeypatch.setenv("BACKHAUL_STORE_URL", f"file://{Path.cwd()}/elsewhere")
     assert "nothing serves" not in run("app", "create", "shop", "--data", "nowhere").err
+
+
+@pytest.mark.parametrize("how", [("--below", 2), ("--release", 1)])
+def test_bytes_that_were_revoked_come_back_only_with_a_word_about_it(
+    how: tuple[object, ...], run: Run, publish: Callable[..., Ran]
+) -> None:
+    publish()
+    assert "revoked" not in publish("upsell-2.mlmodel").err
+    assert run("release", "revoke", "--app", "shop", "--model", "upsell", "--sign", "release.pem", *how).code == 0
+    back = publish()
+    assert (back.code, "were revoked as release 1: devices may run them again now, as 3" in back.err) == (0, True)
+
+
+def test_bytes_that_newer_releases_pushed_off_the_list_were_not_revoked(run: Run, publish: Callable[..., Ran]) -> None:
+    for number in range(6):
+        publish(f"upsell-{1 + number % 2}.mlmodel")
+    assert "revoked" not in publish().err
+
+
+def test_the_list_says_what_a_release_reads(run: Run, publish: Callable[..., Ran]) -> None:
+    publish("upsell-2.mlmodel")
+    assert "battery_level, charging, session_seconds, items_viewed" in run("release", "list").out
