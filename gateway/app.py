@@ -108,10 +108,7 @@ def create_app(
     dice = dice or random.Random()  # noqa: S311 - spreads devices over time; nothing secret hangs on it
     metrics, stalls, artifacts = Metrics(), Stalls(), Artifacts(store)
     in_flight = InFlight(settings.inflight_max_bytes, dice)
-    may_wait_bytes = min(settings.log_pending_max_bytes, settings.kafka_pending_max_bytes)
-    checks = Checks(
-        sink, int(settings.inflight_max_bytes * _CHECKS_SHARE), together_max_bytes=int(may_wait_bytes * _TOGETHER_SHARE)
-    )
+    checks = _checks(settings, sink)
     flush = _flush(settings)
     ingest = Ingest(
         caps=Caps(settings.inflated_max_bytes, settings.batch_max_events),
@@ -145,6 +142,12 @@ def _routes(ingest: Ingest, artifacts: Artifacts) -> list[web.RouteDef]:
         web.get("/openapi.json", _openapi()),
         web.get("/healthz", _healthz),
     ]
+
+
+def _checks(settings: GatewaySettings, sink: Sink) -> Checks:
+    may_wait_bytes = min(settings.log_pending_max_bytes, settings.kafka_pending_max_bytes)
+    max_bytes = int(settings.inflight_max_bytes * _CHECKS_SHARE)
+    return Checks(sink, max_bytes, together_max_bytes=int(may_wait_bytes * _TOGETHER_SHARE))
 
 
 def _flush(settings: GatewaySettings) -> FlushControl:
