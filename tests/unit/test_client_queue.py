@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from gateway.client.limits import Limits
 from gateway.client.queue import Contents, Frozen, Queue
-from gateway.client.storage import Storage, StorageFailed, write_keys, write_state
+from gateway.client.storage import Storage, StorageFailed
 from schemas.wire import Flush, Ledger, Outcome, Prediction
 
 
@@ -140,76 +140,6 @@ def test_a_full_disk_freezes_nothing(storage: Storage) -> None:
         queue.freeze(compose, 1000)
     assert failed.value.reason == "disk_full"
     assert queue.frozen() is None
-
-
-@pytest.mark.parametrize("damage", [b"not a database at all" * 200, b"", b"SQLite format 3\x00" + b"\xff" * 5000])
-def test_a_damaged_file_is_set_aside_and_a_new_identity_begins(tmp_path: Path, damage: bytes) -> None:
-    storage = Storage(tmp_path)
-    device = Queue(storage, Limits()).standing().device
-    storage.close()
-    (tmp_path / "device.db").write_bytes(damage)
-    storage = Storage(tmp_path)
-    queue = Queue(storage, Limits())
-    assert storage.kept
-    assert queue.standing().device != device
-    assert queue.predicted(prediction(), ["a"]) == (1, 1)
-    assert (tmp_path / "device.db.damaged").exists() == bool(damage)
-    storage.close()
-
-
-def kept_by_a_client(directory: Path) -> str:
-    """Leave a file with three events, a model, a key list and a time. Return the device."""
-    storage = Storage(directory)
-    queue = Queue(storage, Limits())
-    for _ in range(3):
-        queue.predicted(prediction(), ["a"])
-    with storage.transaction() as tx:
-        write_state(tx, "upsell", b"a state with its floor")
-        write_keys(tx, b"a key list")
-    device = queue.standing().device
-    storage.close()
-    return device
-
-
-def test_a_file_of_a_newer_client_is_set_aside_its_events_counted_its_models_and_keys_kept(tmp_path: Path) -> None:
-    device = kept_by_a_client(tmp_path)
-    with sqlite3.connect(tmp_path / "device.db") as file:
-        file.execute("PRAGMA user_version = 99")
-    file.close()
-    for _ in range(2):  # a second launch counts nothing again
-        storage = Storage(tmp_path)
-        queue = Queue(storage, Limits())
-        assert storage.kept
-        assert (tmp_path / "device.db.damaged").exists()
-        assert queue.standing().device != device
-        assert queue.ledger() == Ledger(3, {"storage_lost": 3})
-        assert (storage.states(), storage.keys()) == ({"upsell": b"a state with its floor"}, b"a key list")
-        storage.close()
-
-
-def test_a_table_that_cannot_be_read_takes_nothing_else_with_it(tmp_path: Path) -> None:
-    kept_by_a_client(tmp_path)
-    with sqlite3.connect(tmp_path / "device.db") as file:
-        page = file.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'events'").fetchone()[0]
-    file.close()
-    data = bytearray((tmp_path / "device.db").read_bytes())
-    data[(page - 1) * 4096 : page * 4096] = b"\xa5" * 4096
-    (tmp_path / "device.db").write_bytes(data)
-    storage = Storage(tmp_path)
-    assert (tmp_path / "device.db.damaged").exists()
-    assert Queue(storage, Limits()).ledger() == Ledger(3, {"storage_lost": 3})
-    assert (storage.states(), storage.keys()) == ({"upsell": b"a state with its floor"}, b"a key list")
-    storage.close()
-
-
-def test_a_process_killed_while_its_file_is_replaced_loses_nothing_more(tmp_path: Path) -> None:
-    kept_by_a_client(tmp_path)
-    (tmp_path / "device.db").rename(tmp_path / "device.db.damaged")
-    (tmp_path / "device.db").touch()  # made, and then the process was killed
-    storage = Storage(tmp_path)
-    assert storage.states() == {"upsell": b"a state with its floor"}
-    assert Queue(storage, Limits()).ledger() == Ledger(3, {"storage_lost": 3})
-    storage.close()
 
 
 @pytest.mark.parametrize("body", [gzip.compress(b'{"seq":7}', mtime=0), b"not gzip"])

@@ -50,8 +50,7 @@ class Fleet:
         self._decided = np.append(lives.decided, np.inf)
 
         self._session = lives.first_session[:-1].copy()
-        self._online = np.zeros(devices, np.bool_)
-        self._awake = np.zeros(devices, np.bool_)
+        self._online, self._awake = np.zeros((2, devices), np.bool_)
         # The queue is the decisions head:tail, and before them those of the frozen batch.
         self._head = lives.first_decision[lives.first_session[:-1]].copy()
         self._tail = self._head.copy()
