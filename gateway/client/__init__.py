@@ -14,9 +14,9 @@ The life of an event, and what is promised at each step:
    device.* With low power only `background` flushes; on an expensive network large downloads wait.
 4. **Answer** (`transport`, `policy`). *A batch is forgotten only after the reply to it, or when the contract says so.*
 5. **Update** (`verify`, `updates`, `slot`, `kept`, `state`, `tries`, `downloads`, `artifacts`, `compiled`). A reply may
-   bring a signed catalogue and say what to use of it. *Nothing runs that is not listed, whole, and proven here, by its
-   probes and then by its first real predictions; a release that kills its process gets two starts, whether it dies in
-   the load or in those; what is revoked stops in this session.*
+   bring a signed catalogue and say what to use of it. *Nothing runs that is not listed, whole, and proven here by its
+   probes; whatever came over the air is on trial as long as it runs: what fails gives way in the same call, and what
+   ends processes, in its load or any prediction, ends two at most; what is revoked stops in this session.*
 
 Times and dice come through `clock` and `random.Random`; models run behind the port in `runtimes`. `sync` is the same
 for programs without asyncio.
