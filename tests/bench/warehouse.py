@@ -146,7 +146,8 @@ def fill(ground: Ground, warm_up: Load, load_: Load, other: Load, say: Callable[
 def kept_up(looks: Sequence[Look], load_: Load) -> KeptUp:
     """Compare what was stored with what was taken in, in the last two thirds of the load.
 
-    Events are stored by the hundred thousand, so how fast what waits grows is fitted, not taken from two moments.
+    Events are stored by the hundred thousand, so how fast what waits grows is fitted, not taken from two moments: one
+    range more or less in 20 s makes a hundredth or two of the rate. Full load is what a gateway takes that stands back.
     """
     counted = [look for look in looks if load_.seconds * _WARM_UP_SHARE <= look.seconds <= load_.seconds]
     seconds = [look.seconds for look in counted]
