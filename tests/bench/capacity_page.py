@@ -1,6 +1,6 @@
 """The capacity page: what fleets need, in two tables, and what that is computed from."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tests.bench.capacity import Assumed, Measured, Need, measured, need
@@ -26,46 +26,59 @@ def _introduction(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _machines(needs: Mapping[str, Need], given: Assumed) -> Iterator[str]:
-    yield (
+    heads = (
         "| fleet | events a day | batches a second, peak | gateway cores busy | gateways | partitions "
         "| consumer cores busy | consumers | ClickHouse cores busy, each node | ClickHouse nodes |"
     )
-    yield "|" + " --- |" * 10
-    for name, its in needs.items():
-        cells = [
-            name,
-            f"{its.events_per_day:,.0f}",
-            f"{its.batches_per_second:,.0f}",
-            f"{its.gateway_cores:.2f}",
-            f"{its.gateways}",
-            f"{its.partitions}",
-            f"{its.consumer_cores:.2f}",
-            f"{its.consumers}",
-            f"{its.clickhouse_cores:.2f}",
-            f"{its.nodes} ({its.shards} x {given.clickhouse_copies})",
-        ]
-        yield f"| {' | '.join(cells)} |"
+    yield from _table(
+        heads,
+        (
+            [
+                name,
+                f"{its.events_per_day:,.0f}",
+                f"{its.batches_per_second:,.0f}",
+                f"{its.gateway_cores:.2f}",
+                f"{its.gateways}",
+                f"{its.partitions}",
+                f"{its.consumer_cores:.2f}",
+                f"{its.consumers}",
+                f"{its.clickhouse_cores:.2f}",
+                f"{its.nodes} ({its.shards} x {given.clickhouse_copies})",
+            ]
+            for name, its in needs.items()
+        ),
+    )
 
 
 def _disks_and_money(needs: Mapping[str, Need]) -> Iterator[str]:
-    yield (
+    heads = (
         "| fleet | Kafka GB | warehouse GB | hours without Kafka, at the peak "
         "| $ gateways | $ Kafka | $ warehouse | $ sent out | $ a month | $ a million events |"
     )
-    yield "|" + " --- |" * 10
-    for name, its in needs.items():
-        cells = [
-            name,
-            f"{its.kafka_gb:,.0f}",
-            f"{its.warehouse_gb:,.0f}",
-            f"{its.spool_hours:,.0f}",
-            f"{its.usd_gateways:,.0f}",
-            f"{its.usd_kafka:,.0f}",
-            f"{its.usd_warehouse:,.0f}",
-            f"{its.usd_out:,.0f}",
-            f"{its.usd:,.0f}",
-            f"{its.usd_per_million_events:.2f}",
-        ]
+    yield from _table(
+        heads,
+        (
+            [
+                name,
+                f"{its.kafka_gb:,.0f}",
+                f"{its.warehouse_gb:,.0f}",
+                f"{its.spool_hours:,.0f}",
+                f"{its.usd_gateways:,.0f}",
+                f"{its.usd_kafka:,.0f}",
+                f"{its.usd_warehouse:,.0f}",
+                f"{its.usd_out:,.0f}",
+                f"{its.usd:,.0f}",
+                f"{its.usd_per_million_events:.2f}",
+            ]
+            for name, its in needs.items()
+        ),
+    )
+
+
+def _table(heads: str, rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield heads
+    yield "|" + " --- |" * (heads.count("|") - 1)
+    for cells in rows:
         yield f"| {' | '.join(cells)} |"
 
 
