@@ -22,6 +22,7 @@ from tests.bench.rounds import Load, Wrong, measured
 
 _MIB: Final = 2**20
 _MILLION: Final = 1_000_000
+_HALF_LOAD_SECONDS: Final = 6.0
 _STALLED_SECONDS: Final = 12.0
 _STALLED_SHARE: Final = 0.25
 _DRAINED_SECONDS: Final = 90.0
@@ -51,7 +52,7 @@ def beside(
 ) -> Beside:
     """Send half of what the server takes, at an even pace, and look at it."""
     say("  half load")
-    half = measured(server, replace(load, rate=rate / 2, seconds=3 * load.seconds), ground, 1)
+    half = measured(server, replace(load, rate=rate / 2, seconds=_HALF_LOAD_SECONDS), ground, 1)
     stall_ms = 1000 * gauge(server.port, "loop_stall_seconds")
     replies = [len(server.send_one(body)) for body in bodies[:_REPLIES]]
     return Beside(half, stall_ms, median(replies))

@@ -30,7 +30,7 @@ from tests.bench.otlp import otlp
 from tests.bench.ours import BATCHES_PREFIX, PARTITIONS
 from tests.bench.programs import PROGRAMS, WITHOUT_LOG, WITHOUT_LOG_TWICE, Ground, Server, Speaks
 from tests.bench.result import Result
-from tests.bench.rounds import Field, Load, Wrong
+from tests.bench.rounds import WARM_UP_SECONDS, Field, Load, Wrong
 from tests.bench.warehouse import Filled, fill
 
 Say = Callable[[str], None]
@@ -41,13 +41,13 @@ _SEED: Final = 1
 _CORE: Final = ("floor", "bare", OURS)
 _LARGE: Final = 200
 _OTHER_SIZES: Final = (0, 10, _LARGE)
-_OTHER_ROUNDS: Final = 3
+_OTHER_ROUNDS: Final = 6
 _MILLIONS: Final = 10
 # The warehouse is filled for so much longer than a round takes: half a minute.
-_FILLED_TIMES: Final = 15
+_FILLED_TIMES: Final = 25
 _PAIRS: Final = {
     DECISION: (OURS, "backhaul-ingest"),
-    TWO_WORKERS: ("backhaul-2-workers", OURS),
+    TWO_WORKERS: ("backhaul-2-workers", "backhaul-shared"),
 }
 
 
@@ -61,14 +61,15 @@ class Plan(Struct, frozen=True):
     beside: bool = True
 
 
-FULL: Final = Plan(programs=tuple(program.name for program in PROGRAMS), rounds=7, seconds=2.0)
-QUICK: Final = Plan(programs=_CORE, rounds=5, seconds=1.5, beside=False)
+# Many short rounds: a neighbour on the host disturbs for seconds at a time.
+FULL: Final = Plan(programs=tuple(program.name for program in PROGRAMS), rounds=12, seconds=1.2)
+QUICK: Final = Plan(programs=_CORE, rounds=15, seconds=1.0, beside=False)
 
 
 def measure(plan: Plan, directory: Path, say: Say) -> Result:
     """Start Kafka where it is needed, measure, and return all of it. Raises `Missing` for what it cannot do without."""
     chosen = [program for program in PROGRAMS if program.name in plan.programs]
-    need_room(directory, chosen, plan.seconds * (plan.rounds + 1), beside=plan.beside)
+    need_room(directory, chosen, plan.seconds * plan.rounds + WARM_UP_SECONDS, beside=plan.beside)
     about, load = machine(), build.load()
     with ExitStack() as stack:
         kafka: LocalKafka | str = ""
@@ -90,15 +91,16 @@ def _kafka(directory: Path, stack: ExitStack) -> LocalKafka | str:
 
 
 def _ground(plan: Plan, directory: Path, kafka: LocalKafka | str) -> Ground:
-    bootstrap = ""
+    bootstrap, brokers = "", tuple[int, ...]()
     if isinstance(kafka, LocalKafka):
         bootstrap = kafka.bootstrap
         settings = KafkaSettings(bootstrap=bootstrap, topic_prefix=BATCHES_PREFIX)
         asyncio.run(ensure_topics(settings, TopicSettings(partitions=PARTITIONS, replication=1), TOPICS))
+        brokers = tuple(pid for broker in kafka.brokers if (pid := broker.pid) is not None)
     key = asyncio.run(stage.set_up(directory))
     shutil.copytree(directory / "store" / "apps", directory / "store-without-models" / "apps")
     no_kafka = kafka if isinstance(kafka, str) else ""
-    return Ground(directory, bootstrap, key, plan.events, _made(plan.events)[0], no_kafka)
+    return Ground(directory, bootstrap, key, plan.events, _made(plan.events)[0], brokers, no_kafka)
 
 
 class _Run:

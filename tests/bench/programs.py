@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ class Ground:
     app_key: str
     events: int
     body: bytes
+    brokers: tuple[int, ...] = ()  # their processes
     no_kafka: str = ""  # why there is none, where there is none
 
 
@@ -41,6 +43,7 @@ class Program:
     """A server to measure. `command` builds it where that is needed and may raise `Missing`.
 
     Each of its `workers` is sent as many connections as a program that is one process: a fleet twice the size.
+    Without `own_core` it shares all cores with what sends and with Kafka.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Program:
     ingest_only: bool = False
     speaks: Speaks = "batches"
     workers: int = 1
+    own_core: bool = True
 
     @property
     def on_kafka(self) -> bool:
@@ -69,26 +73,49 @@ class Program:
         return otlp(body) if self.speaks == "otlp" else body
 
 
+def _system_python() -> list[str]:
+    """Return the command of ours on the system's own Python. Raises `Missing`."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    python = Path(f"/usr/bin/python{version}")
+    if not python.exists():
+        raise Missing(f"the system has no Python {version}")
+    if python.resolve() == Path(sys.executable).resolve():
+        raise Missing("all of this runs on it")
+    return [str(python), "-m", "tests.bench.ours", "kafka"]
+
+
 def _ours(log: str) -> Callable[[], list[str]]:
     return lambda: [sys.executable, "-m", "tests.bench.ours", log]
 
 
 _MODULE: Final = "tests.bench.bare"
+_KAFKA: Final = _ours("kafka")
 _ONE: Final[Keeps] = "one record a batch"
 _EACH: Final[Keeps] = "one record an event"
 
 PROGRAMS: Final = (
     Program("floor", "C++: receive, inflate with ISA-L, scan with simdjson", "nothing", lambda: [str(build.floor())]),
     Program("bare", "aiohttp alone: receive and answer", "nothing", lambda: [sys.executable, "-m", _MODULE]),
-    Program("backhaul", "ours with all that production has on, Kafka and its spool", _ONE, _ours("kafka")),
+    Program("backhaul", "ours with all that production has on, Kafka and its spool", _ONE, _KAFKA),
+    Program(
+        "backhaul-system-python",
+        "the same on the system's own Python: distributions build theirs with profile-guided optimization",
+        _ONE,
+        _system_python,
+        {"PYTHONPATH": os.pathsep.join((str(_ROOT), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))},
+    ),
+    Program(
+        "backhaul-shared", "the same on cores that it shares with Kafka and what sends", _ONE, _KAFKA, own_core=False
+    ),
     Program(
         "backhaul-2-workers",
-        "`backhaul serve --workers 2`, for twice as many connections",
+        "`backhaul serve --workers 2` on shared cores, for twice as many connections",
         _ONE,
         _ours("workers"),
         workers=2,
+        own_core=False,
     ),
-    Program("backhaul-ingest", "ours without catalogues to decide on", _ONE, _ours("kafka"), ingest_only=True),
+    Program("backhaul-ingest", "ours without catalogues to decide on", _ONE, _KAFKA, ingest_only=True),
     Program("backhaul-embedded", "ours on its embedded log, fsynced", "embedded", _ours("embedded")),
     Program("backhaul-no-log", "ours on a log that keeps nothing", "nothing", _ours("nothing")),
     Program(
@@ -157,9 +184,16 @@ PROGRAMS: Final = (
 
 # Not in the table: its rate is set beside that of one such process, on batches large enough that the load generator,
 # which is on the same cores, takes little of them.
-WITHOUT_LOG: Final = next(program for program in PROGRAMS if program.name == "backhaul-no-log")
+WITHOUT_LOG: Final = Program(
+    "backhaul-no-log-shared", "one worker on a log that keeps nothing", "nothing", _ours("nothing"), own_core=False
+)
 WITHOUT_LOG_TWICE: Final = Program(
-    "backhaul-no-log-2-workers", "two workers on a log that keeps nothing", "nothing", _ours("nothing-twice"), workers=2
+    "backhaul-no-log-2-workers",
+    "two workers on a log that keeps nothing",
+    "nothing",
+    _ours("nothing-twice"),
+    workers=2,
+    own_core=False,
 )
 
 

@@ -1,27 +1,29 @@
 """Measure the programs in interleaved, shuffled rounds: what disturbs the machine disturbs all of them.
 
 * Every answer is checked by the load generator, and every record that a program acknowledged must be on its log.
-* The first round warms up (compilers at run time, page cache) and is not counted.
+* The first round warms up (compilers at run time, Kafka's too, page cache), is longer, and is not counted.
 """
 
 import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 
 from tests.bench.arrivals import Arrivals
 from tests.bench.build import Missing
+from tests.bench.cores import own_core
 from tests.bench.figures import Sample
 from tests.bench.processes import peak_bytes, used
 from tests.bench.programs import Ground, Program, Server, Speaks
 
 _CONNECTIONS: Final = 64
 _ARRIVED_SECONDS: Final = 5.0
+WARM_UP_SECONDS: Final = 3.0
 
 
 class Wrong(Exception):
@@ -88,8 +90,9 @@ class Field:
             order = list(self.servers)
             dice.shuffle(order)
             for server in order:
+                sent = load if number else replace(load, seconds=max(load.seconds, WARM_UP_SECONDS))
                 try:
-                    sample = measured(server, load, self._ground, number)
+                    sample = measured(server, sent, self._ground, number)
                 except Wrong as wrong:
                     self.missing[server.program.name] = str(wrong)
                     self.servers.remove(server)
@@ -103,12 +106,13 @@ class Field:
 def measured(server: Server, load: Load, ground: Ground, number: int) -> Sample:
     """Send the load to one server and return what it used. Raises `Wrong`."""
     arrivals = Arrivals(server.program, server.directory, ground)
-    before, arrived = used(server.pid), arrivals.count()
-    counted = load.send(server.program, server.port, ground.app_key)
-    good = counted["good"]
-    if (wanted := arrivals.of(good)) is not None:
-        _await_arrivals(arrivals, arrived + wanted)
-    spent = used(server.pid).since(before)
+    with own_core(server.pid, ground.brokers) if server.program.own_core else nullcontext():
+        before, arrived = used(server.pid), arrivals.count()
+        counted = load.send(server.program, server.port, ground.app_key)
+        good = counted["good"]
+        if (wanted := arrivals.of(good)) is not None:
+            _await_arrivals(arrivals, arrived + wanted)
+        spent = used(server.pid).since(before)
     return Sample(
         program=server.program.name,
         round=number,

@@ -136,8 +136,8 @@ def _setting(result: Mapping[str, Any]) -> Iterator[str]:
     machine = result["machine"]
     yield (
         f"Batches of {result['events']} events with {result['signals']} signals, gzip, {result['connections']} "
-        f"connections; medians over rounds of {result['seconds']:g} s; {machine['cpu']}, {machine['cores']} cores, "
-        f"{result['date']}, commit {result['commit']}."
+        f"connections; medians over rounds of {result['seconds']:g} s, each server on a core of its own where it is "
+        f"not said otherwise; {machine['cpu']}, {machine['cores']} cores, {result['date']}, commit {result['commit']}."
     )
     for name, reason in result["left_out"].items():
         yield f"Left out: {name}: {reason}."

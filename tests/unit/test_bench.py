@@ -3,6 +3,9 @@
 import gzip
 import json
 import os
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from struct import unpack_from
 
@@ -12,6 +15,7 @@ import pytest
 from gateway.decode import Caps, decode
 from tests.bench.aims import DECISION, aims
 from tests.bench.bodies import SIGNALS, Shape, bodies, distinct, framed
+from tests.bench.cores import own_core
 from tests.bench.figures import Sample, paired, rows
 from tests.bench.otlp import otlp
 from tests.bench.processes import peak_bytes, tree, used
@@ -252,3 +256,19 @@ def test_a_process_tree_is_this_process_and_its_time_only_grows() -> None:
     sum(range(100_000))
     assert used(os.getpid()).since(before).cpu_seconds > 0
     assert peak_bytes(os.getpid()) > 1 << 20
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core, which nobody can be given alone")
+def test_a_server_has_its_own_core_while_it_is_measured_and_all_cores_again_after() -> None:
+    cores = os.sched_getaffinity(0)
+    with ExitStack() as stack:
+        server, beside = (stack.enter_context(_waiting()).pid for _ in range(2))
+        with own_core(server, [beside]):
+            (own,) = os.sched_getaffinity(server)
+            assert os.sched_getaffinity(beside) == os.sched_getaffinity(0) == cores - {own}
+        assert os.sched_getaffinity(server) == os.sched_getaffinity(beside) == os.sched_getaffinity(0) == cores
+
+
+def _waiting() -> "subprocess.Popen[bytes]":
+    """Return a process that ends with its input, which the context closes."""
+    return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
