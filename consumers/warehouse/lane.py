@@ -78,7 +78,8 @@ class LaneConsumer:
                     if next_offset > first and self.progress.ranges % _PRUNE_EVERY_RANGES == 0:
                         await self._prune()
                     if not full:
-                        await until(stop, self._pause_seconds(next_offset > first, time.monotonic() - started))
+                        lingers = self._settings.linger_seconds if next_offset > first else 0.0
+                        await self._pause(next_offset, started + lingers, stop)
             except Superseded as reason:
                 _log.warning("%s: another consumer is further (%s)", self._lane, reason)
             except Unreadable as reason:
@@ -91,9 +92,14 @@ class LaneConsumer:
                 failures += 1
                 await self._wait(failures, reason, stop)
 
-    def _pause_seconds(self, took: bool, elapsed_seconds: float) -> float:
-        lingers = self._settings.linger_seconds - elapsed_seconds if took else 0.0
-        return max(lingers, self._settings.poll_seconds)
+    async def _pause(self, next_offset: int, due: float, stop: asyncio.Event) -> None:
+        """Wait until that time for company for a small range, but not once there is enough for a full one."""
+        place, poll_seconds = (self._lane.topic, self._lane.partition), self._settings.poll_seconds
+        await until(stop, poll_seconds)
+        while (left := due - time.monotonic()) > 0 and not stop.is_set():
+            if await self._source.end(*place) - next_offset >= self._settings.range_records:
+                break
+            await until(stop, min(left, poll_seconds))
 
     async def _wait(self, failures: int, reason: Exception, stop: asyncio.Event) -> None:
         longest = min(self._settings.backoff_seconds * 2.0 ** min(failures - 1, 30), self._settings.backoff_max_seconds)

@@ -18,7 +18,7 @@ _WRITTEN_A_SECOND: Final[Mapping[Keeps, float]] = {
     "one record an event": 150 * _MB,
 }
 _ALWAYS: Final = 0.3 * _GB  # brokers begin with files of a size, bodies are written out
-_BESIDE: Final = 2 * _GB  # ten million events, what is spooled, and a whole system with its warehouse
+_BESIDE: Final = 4 * _GB  # ten million events, what is spooled, and a whole system with its warehouse
 
 
 def most_written_bytes(programs: Iterable[Program], seconds: float, *, beside: bool) -> float:

@@ -43,8 +43,8 @@ _LARGE: Final = 200
 _OTHER_SIZES: Final = (0, 10, _LARGE)
 _OTHER_ROUNDS: Final = 6
 _MILLIONS: Final = 10
-# The warehouse is filled for so much longer than a round takes: half a minute.
-_FILLED_TIMES: Final = 25
+# The warehouse is filled for so much longer than a round takes: three quarters of a minute.
+_FILLED_TIMES: Final = 38
 _PAIRS: Final = {
     DECISION: (OURS, "backhaul-ingest"),
     TWO_WORKERS: ("backhaul-2-workers", "backhaul-shared"),

@@ -253,6 +253,34 @@ async def test_lag_and_counts_are_told(log: Any, source: Any, warehouse_client: 
     assert (seen[-1].records, seen[-1].resends, seen[-1].ranges, seen[-1].retries) == (3, 1, 3, 0)
 
 
+async def test_a_small_range_waits_for_company_but_not_once_a_full_one_is_there(
+    log: Any, source: Any, warehouse_client: Any, make_batch: Any
+) -> None:
+    stop, stored = asyncio.Event(), 0
+
+    def observe(now: Progress) -> None:
+        nonlocal stored
+        if now.topic == "batches":
+            stored = now.records
+
+    async def until_stored(count: int) -> None:
+        while stored < count:  # noqa: ASYNC110 - the state is another task's
+            await asyncio.sleep(0.01)
+
+    settings = WarehouseSettings(range_records=10, poll_seconds=0.01, linger_seconds=3600)
+    async with asyncio.timeout(30):
+        await log.publish([make_batch(events=5)])
+        running = asyncio.create_task(run(source, warehouse_client, settings, stop, observe))
+        await until_stored(1)
+        await log.publish([make_batch(events=5) for _ in range(9)])
+        await asyncio.sleep(0.3)
+        assert stored == 1
+        await log.publish([make_batch(events=5)])
+        await until_stored(11)
+        stop.set()
+        await running
+
+
 async def test_a_warehouse_that_is_away_is_waited_for_and_nothing_is_lost(
     log: Any, source: Any, new_clickhouse: Any, make_batch: Any, drain: Any, count: Any
 ) -> None:
