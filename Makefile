@@ -51,7 +51,7 @@ mutations: $(INSTALLED)  ## break the reference client on purpose, 87 ways, and 
 fleet: $(INSTALLED)  ## the fleet's commands at full size, kept in tests/fleet/results: make fleet RUNS="simulate versus"
 	@$(BIN)/python -m tests.fleet $(RUNS)
 
-bench: $(INSTALLED)  ## our gateway beside the floor and its peers, about ten minutes; JSON=1 prints JSON
+bench: $(INSTALLED)  ## our gateway beside the floor and its peers, about eleven minutes; JSON=1 prints JSON
 	@JSON=$(JSON) $(BIN)/python -m tests.bench $(BENCH)
 
 bench-quick: $(INSTALLED)  ## ours, the floor and aiohttp alone, in under two minutes

@@ -93,11 +93,17 @@ class LaneConsumer:
                 await self._wait(failures, reason, stop)
 
     async def _pause(self, next_offset: int, due: float, stop: asyncio.Event) -> None:
-        """Wait until that time for company for a small range, but not once there is enough for a full one."""
-        place, poll_seconds = (self._lane.topic, self._lane.partition), self._settings.poll_seconds
+        """Wait until that time for company for a small range, but not once `range_records` are there.
+
+        Of a topic with one partition that is asked: of many it would be a question to Kafka for each, again and again.
+        """
+        topic, partition, poll_seconds = self._lane.topic, self._lane.partition, self._settings.poll_seconds
+        if len(self._source.partitions(topic)) > 1:
+            await until(stop, max(due - time.monotonic(), poll_seconds))
+            return
         await until(stop, poll_seconds)
         while (left := due - time.monotonic()) > 0 and not stop.is_set():
-            if await self._source.end(*place) - next_offset >= self._settings.range_records:
+            if await self._source.end(topic, partition) - next_offset >= self._settings.range_records:
                 break
             await until(stop, min(left, poll_seconds))
 

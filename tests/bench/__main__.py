@@ -63,13 +63,15 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="ours, the floor and aiohttp alone, in under two minutes")
     parser.add_argument("--only", default="", help="these programs, with commas between them; --list names them")
-    parser.add_argument("--rounds", type=int, default=0, help="how many times each is measured")
-    parser.add_argument("--seconds", type=float, default=0.0, help="how long one measurement takes")
+    parser.add_argument("--rounds", type=int, default=0, help="how many times each is measured; 0: as planned")
+    parser.add_argument("--seconds", type=float, default=0.0, help="how long one measurement takes; 0: as planned")
     parser.add_argument(
         "--json", action="store_true", default=bool(os.environ.get("JSON")), help="print JSON, no table"
     )
     parser.add_argument("--list", action="store_true", help="name the programs and do nothing")
     options = parser.parse_args()
+    if options.rounds < 0 or options.seconds < 0:
+        parser.error("--rounds and --seconds must be positive")
     unknown = set(filter(None, options.only.split(","))) - {program.name for program in PROGRAMS}
     if unknown:
         parser.error(f"no such program: {', '.join(sorted(unknown))}; --list names them")

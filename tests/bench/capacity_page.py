@@ -62,7 +62,7 @@ def _disks_and_money(needs: Mapping[str, Need]) -> Iterator[str]:
                 name,
                 f"{its.kafka_gb:,.0f}",
                 f"{its.warehouse_gb:,.0f}",
-                f"{its.spool_hours:,.0f}",
+                f"{its.spool_hours:,.1f}",
                 f"{its.usd_gateways:,.0f}",
                 f"{its.usd_kafka:,.0f}",
                 f"{its.usd_warehouse:,.0f}",

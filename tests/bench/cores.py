@@ -2,7 +2,7 @@
 
 * As in production, where neither is on the gateway's machine. On shared cores every switch to the broker throws the
   server's caches away, the more the larger a program is, and no two rounds share alike.
-* With one core there is nothing to give.
+* With one core there is nothing to give. Which one it is, the lowest, can matter: disks interrupt one core or another.
 """
 
 import os

@@ -43,8 +43,7 @@ _LARGE: Final = 200
 _OTHER_SIZES: Final = (0, 10, _LARGE)
 _OTHER_ROUNDS: Final = 6
 _MILLIONS: Final = 10
-# The warehouse is filled for so much longer than a round takes: three quarters of a minute.
-_FILLED_TIMES: Final = 38
+_FILLED_SECONDS: Final = 45.0
 _PAIRS: Final = {
     DECISION: (OURS, "backhaul-ingest"),
     TWO_WORKERS: ("backhaul-2-workers", "backhaul-shared"),
@@ -69,7 +68,7 @@ QUICK: Final = Plan(programs=_CORE, rounds=15, seconds=1.0, beside=False)
 def measure(plan: Plan, directory: Path, say: Say) -> Result:
     """Start Kafka where it is needed, measure, and return all of it. Raises `Missing` for what it cannot do without."""
     chosen = [program for program in PROGRAMS if program.name in plan.programs]
-    need_room(directory, chosen, plan.seconds * plan.rounds + WARM_UP_SECONDS, beside=plan.beside)
+    need_room(directory, chosen, plan.seconds * plan.rounds + max(plan.seconds, WARM_UP_SECONDS), beside=plan.beside)
     about, load = machine(), build.load()
     with ExitStack() as stack:
         kafka: LocalKafka | str = ""
@@ -200,7 +199,7 @@ class _Run:
     def _filled(self, load: Load, found: dict[str, Row], missing: dict[str, str]) -> Filled | None:
         if OURS not in found:
             return None
-        seconds = _FILLED_TIMES * self._plan.seconds
+        seconds = _FILLED_SECONDS
         rate = found[OURS].batches_per_second
         full = self._distinct("distinct", load, seconds, rate)
         half = self._distinct("others", load, seconds / 2, rate)

@@ -99,13 +99,17 @@ PROGRAMS: Final = (
     Program("backhaul", "ours with all that production has on, Kafka and its spool", _ONE, _KAFKA),
     Program(
         "backhaul-system-python",
-        "the same on the system's own Python: distributions build theirs with profile-guided optimization",
+        "as backhaul, on the system's own Python: distributions build theirs with profile-guided optimization",
         _ONE,
         _system_python,
         {"PYTHONPATH": os.pathsep.join((str(_ROOT), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))},
     ),
     Program(
-        "backhaul-shared", "the same on cores that it shares with Kafka and what sends", _ONE, _KAFKA, own_core=False
+        "backhaul-shared",
+        "as backhaul, on cores that it shares with Kafka and what sends",
+        _ONE,
+        _KAFKA,
+        own_core=False,
     ),
     Program(
         "backhaul-2-workers",
@@ -127,7 +131,7 @@ PROGRAMS: Final = (
     ),
     Program(
         "rust-zlib",
-        "the same with zlib-rs",
+        "as rust, with zlib-rs",
         _ONE,
         lambda: [str(build.rust())],
         {"STYLE": "batch", "INFLATE": "zlib"},
@@ -155,7 +159,7 @@ PROGRAMS: Final = (
     ),
     Program(
         "go-goccy",
-        "the same with goccy/go-json",
+        "as go, with goccy/go-json",
         _ONE,
         lambda: [str(build.go())],
         {"DECODER": "goccy", "GOMAXPROCS": "1"},

@@ -37,13 +37,13 @@ def text_table(result: Mapping[str, Any]) -> str:
 
 def markdown(result: Mapping[str, Any]) -> str:
     """Return the README's table, and in a sentence how much of what is aimed at is met."""
-    head = "| what does the job | CPU µs a batch | times the floor | events a second and core | peak MiB |"
+    head = "| what does the job | CPU µs a batch | times the floor (least-most) | events a second and core | peak MiB |"
     lines = [head, "| --- | --- | --- | --- | --- |"]
     for name, row in result["programs"].items():
         shown = f"**{name}**" if name == OURS else name
         cells = [
             f"{row['cpu_us']:.0f}",
-            _times(row["quotient_to_floor"]),
+            f"{_times(row['quotient_to_floor'])} ({_times(row['quotient_least'])}-{_times(row['quotient_most'])})",
             f"{row['events_per_second']:,.0f}",
             f"{row['peak_mib']:.0f}",
         ]
@@ -137,7 +137,8 @@ def _setting(result: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"Batches of {result['events']} events with {result['signals']} signals, gzip, {result['connections']} "
         f"connections; medians over rounds of {result['seconds']:g} s, each server on a core of its own where it is "
-        f"not said otherwise; {machine['cpu']}, {machine['cores']} cores, {result['date']}, commit {result['commit']}."
+        "not said otherwise; quotients are taken in each round, and then their median; "
+        f"{machine['cpu']}, {machine['cores']} cores, {result['date']}, commit {result['commit']}."
     )
     for name, reason in result["left_out"].items():
         yield f"Left out: {name}: {reason}."
@@ -163,8 +164,9 @@ def _alone(beside: Mapping[str, Any] | None) -> Iterator[str]:
     half = beside["half_load"]
     yield (
         f"At half load ({half['batches_per_second']:.0f} batches a second): acknowledged in {half['p50_ms']:.1f} ms at "
-        f"the median, {half['p99_ms']:.1f} ms at the 99th percentile; the event loop stood still for "
-        f"{beside['loop_stall_ms']:.0f} ms at most. A reply without news has {beside['reply_bytes']:.0f} bytes."
+        f"the median, {half['p99_ms']:.1f} ms at the 99th percentile; {half['cpu_us']:.0f} µs of processor a batch, as "
+        f"fewer travel together; the event loop stood still for {beside['loop_stall_ms']:.0f} ms at most. A reply "
+        f"without news has {beside['reply_bytes']:.0f} bytes."
     )
     if memory := beside.get("memory"):
         after = list(memory["after_million_events"].items())

@@ -162,11 +162,11 @@ def test_the_terminal_table_has_a_line_for_each_program_and_says_what_was_left_o
 
 def test_the_readme_has_a_table_and_one_sentence_on_what_is_met() -> None:
     lines = markdown(RESULT).splitlines()
-    assert lines[3] == "| ours: the gateway | 200 | 4.00 | 250,000 | 64 |"
+    assert lines[3] == "| ours: the gateway | 200 | 4.00 (3.00-4.00) | 250,000 | 64 |"
     assert {line.count("|") for line in lines[:4]} == {6}
     assert sum("|" in line for line in lines) == 4
     said = lines[-1]
-    assert said.startswith("Of 9 figures that are required 8 are met. Missed: stored of what is taken in")
+    assert said.startswith("Of 10 figures that are required 9 are met. Missed: stored of what is taken in")
     assert "Tried for" not in said
 
 
