@@ -95,15 +95,13 @@ class LaneConsumer:
     async def _pause(self, next_offset: int, due: float, stop: asyncio.Event) -> None:
         """Wait until that time for company for a small range, but not once `range_records` are there.
 
-        Of a topic with one partition that is asked: of many it would be a question to Kafka for each, again and again.
+        That is asked of a topic with one partition: of many it would be a question to Kafka for each, again and again.
         """
         topic, partition, poll_seconds = self._lane.topic, self._lane.partition, self._settings.poll_seconds
-        if len(self._source.partitions(topic)) > 1:
-            await until(stop, max(due - time.monotonic(), poll_seconds))
-            return
+        asks = len(self._source.partitions(topic)) == 1
         await until(stop, poll_seconds)
         while (left := due - time.monotonic()) > 0 and not stop.is_set():
-            if await self._source.end(topic, partition) - next_offset >= self._settings.range_records:
+            if asks and await self._source.end(topic, partition) - next_offset >= self._settings.range_records:
                 break
             await until(stop, min(left, poll_seconds))
 

@@ -20,7 +20,7 @@ class WarehouseSettings(Struct, frozen=True, kw_only=True):
     range_events: Annotated[int, Meta(ge=1, le=1_000_000)] = 200_000
     poll_seconds: Annotated[float, Meta(gt=0)] = 0.2
     # Planning an insert costs the server about as much as 10,000 events, so small ranges wait for company: 20 batches
-    # of 10 events a second take 7 % of a core with 2 s, 11 % with 1 s. With `range_records` none waits.
+    # of 10 events a second take 7 % of a core with 2 s, 11 % with 1 s. None waits beside `range_records`.
     linger_seconds: Annotated[float, Meta(ge=0)] = 2.0
     # The name of a cluster that the server knows; empty: it stands alone.
     cluster: str = ""

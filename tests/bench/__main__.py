@@ -71,7 +71,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="name the programs and do nothing")
     options = parser.parse_args()
     if options.rounds < 0 or options.seconds < 0:
-        parser.error("--rounds and --seconds must be positive")
+        parser.error("--rounds and --seconds cannot be negative")
     unknown = set(filter(None, options.only.split(","))) - {program.name for program in PROGRAMS}
     if unknown:
         parser.error(f"no such program: {', '.join(sorted(unknown))}; --list names them")

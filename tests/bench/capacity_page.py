@@ -62,7 +62,7 @@ def _disks_and_money(needs: Mapping[str, Need]) -> Iterator[str]:
                 name,
                 f"{its.kafka_gb:,.0f}",
                 f"{its.warehouse_gb:,.0f}",
-                f"{its.spool_hours:,.1f}",
+                _hours(its.spool_hours),
                 f"{its.usd_gateways:,.0f}",
                 f"{its.usd_kafka:,.0f}",
                 f"{its.usd_warehouse:,.0f}",
@@ -73,6 +73,11 @@ def _disks_and_money(needs: Mapping[str, Need]) -> Iterator[str]:
             for name, its in needs.items()
         ),
     )
+
+
+def _hours(hours: float) -> str:
+    """Return them with a tenth where they are few: to round what is survived up would promise too much."""
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}"
 
 
 def _table(heads: str, rows: Iterable[Sequence[str]]) -> Iterator[str]:

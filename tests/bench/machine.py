@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -12,7 +13,9 @@ from typing import Final
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _PACKAGES: Final = ("aiohttp", "aiokafka", "isal", "msgspec", "uvloop")
+SYSTEM_PYTHON: Final = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
 _PROGRAMS: Final = {
+    "system's python": (SYSTEM_PYTHON, "--version"),
     "g++": ("g++", "-dumpfullversion"),
     "go": ("go", "version"),
     "rustc": ("rustc", "--version"),
@@ -34,7 +37,7 @@ def machine() -> dict[str, str]:
     memory_kib = int(_line("/proc/meminfo", "MemTotal").split()[0])
     return {
         "cpu": cpu,
-        "cores": str(os.cpu_count()),
+        "cores": str(len(os.sched_getaffinity(0))),
         "memory_gib": f"{memory_kib / 2**20:.0f}",
         "kernel": platform.release(),
         "load_before": f"{os.getloadavg()[0]:.1f}",

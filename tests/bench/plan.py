@@ -199,10 +199,9 @@ class _Run:
     def _filled(self, load: Load, found: dict[str, Row], missing: dict[str, str]) -> Filled | None:
         if OURS not in found:
             return None
-        seconds = _FILLED_SECONDS
         rate = found[OURS].batches_per_second
-        full = self._distinct("distinct", load, seconds, rate)
-        half = self._distinct("others", load, seconds / 2, rate)
+        full = self._distinct("distinct", load, _FILLED_SECONDS, rate)
+        half = self._distinct("others", load, _FILLED_SECONDS / 2, rate)
         try:
             return fill(self._ground, load, full, half, self._say)
         except (Missing, Wrong) as wrong:

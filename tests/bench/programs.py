@@ -15,6 +15,7 @@ from urllib.request import Request, urlopen
 from gateway.supervisor.ports import free_port
 from tests.bench import build
 from tests.bench.build import Missing
+from tests.bench.machine import SYSTEM_PYTHON
 from tests.bench.otlp import otlp
 from tests.bench.ours import BATCHES_PREFIX
 
@@ -75,13 +76,11 @@ class Program:
 
 def _system_python() -> list[str]:
     """Return the command of ours on the system's own Python. Raises `Missing`."""
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    python = Path(f"/usr/bin/python{version}")
-    if not python.exists():
-        raise Missing(f"the system has no Python {version}")
-    if python.resolve() == Path(sys.executable).resolve():
+    if not Path(SYSTEM_PYTHON).exists():
+        raise Missing(f"there is no {SYSTEM_PYTHON}")
+    if Path(SYSTEM_PYTHON).resolve() == Path(sys.executable).resolve():
         raise Missing("all of this runs on it")
-    return [str(python), "-m", "tests.bench.ours", "kafka"]
+    return [SYSTEM_PYTHON, "-m", "tests.bench.ours", "kafka"]
 
 
 def _ours(log: str) -> Callable[[], list[str]]:

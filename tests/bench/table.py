@@ -134,10 +134,11 @@ def _aligned(cell: str, width: int, at: int) -> str:
 
 def _setting(result: Mapping[str, Any]) -> Iterator[str]:
     machine = result["machine"]
+    alone = ", each server on a core of its own where it is not said otherwise" if machine["cores"] != "1" else ""
     yield (
         f"Batches of {result['events']} events with {result['signals']} signals, gzip, {result['connections']} "
-        f"connections; medians over rounds of {result['seconds']:g} s, each server on a core of its own where it is "
-        "not said otherwise; quotients are taken in each round, and then their median; "
+        f"connections; medians over rounds of {result['seconds']:g} s{alone}; quotients are taken in each round, and "
+        "then their median; "
         f"{machine['cpu']}, {machine['cores']} cores, {result['date']}, commit {result['commit']}."
     )
     for name, reason in result["left_out"].items():

@@ -269,6 +269,16 @@ def test_a_server_has_its_own_core_while_it_is_measured_and_all_cores_again_afte
         assert os.sched_getaffinity(server) == os.sched_getaffinity(beside) == os.sched_getaffinity(0) == cores
 
 
+def test_a_server_that_dies_while_it_is_measured_leaves_the_others_their_cores() -> None:
+    cores = os.sched_getaffinity(0)
+    with ExitStack() as stack:
+        server, beside = (stack.enter_context(_waiting()) for _ in range(2))
+        with own_core(server.pid, [beside.pid]):
+            server.kill()
+            server.wait()
+        assert os.sched_getaffinity(beside.pid) == os.sched_getaffinity(0) == cores
+
+
 def _waiting() -> "subprocess.Popen[bytes]":
     """Return a process that ends with its input, which the context closes."""
     return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
