@@ -119,6 +119,7 @@ async def run(
     observe: Observer | None = None,
 ) -> None:
     """Unpack the partitions that the source's group gives to this member, until `stop` is set."""
+    _quieten_left_futures()
     running: dict[int, tuple[asyncio.Event, asyncio.Task[None]]] = {}
     try:
         while not stop.is_set():
@@ -139,6 +140,26 @@ async def run(
         for leave, _ in running.values():
             leave.set()
         await wind_up([task for _, task in running.values()], settings.stop_seconds)
+
+
+def _quieten_left_futures() -> None:
+    """Keep asyncio from reporting, by a traceback for each, the futures that a producer which failed leaves behind.
+
+    aiokafka sets the error also on futures of its own that nobody waits for, one for each batch not yet on its way. The
+    error itself reaches whoever sends, so nothing goes unsaid. It is no trouble at all where another member took the
+    partition over, as in every deployment.
+    """
+    logger = logging.getLogger("asyncio")
+    if not any(isinstance(each, _LeftFutures) for each in logger.filters):
+        logger.addFilter(_LeftFutures())
+
+
+class _LeftFutures(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether a record is written: all but those of a future, not a task, that ended with an error of Kafka."""
+        error = record.exc_info[1] if record.exc_info else None
+        left = record.getMessage().startswith("Future exception was never retrieved")
+        return not (left and isinstance(error, KafkaError))
 
 
 class Unpacker:

@@ -1,6 +1,7 @@
 """The topic `events` holds each event once, whatever happens to those who fill it."""
 
 import asyncio
+import gc
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -170,7 +171,7 @@ async def test_consumers_cut_down_in_the_middle_leave_each_event_there_once(
 
 
 async def test_two_that_hold_the_same_partition_for_a_while_double_nothing(
-    settings: KafkaSettings, sink: KafkaSink, make_batch: BatchMaker
+    settings: KafkaSettings, sink: KafkaSink, make_batch: BatchMaker, caplog: pytest.LogCaptureFixture
 ) -> None:
     await sink.publish([make_batch(events=4, device=str(uuid.UUID(int=number % 20))) for number in range(200)])
     wanted = await ends(settings)
@@ -187,6 +188,10 @@ async def test_two_that_hold_the_same_partition_for_a_while_double_nothing(
         await asyncio.gather(*(run(source, settings, SMALL, stop, observe) for _ in range(2)))
     found = await events_of(settings, 800)
     assert len(identities(found)) == len(set(identities(found))) == 800
+    gc.collect()
+    said = [(record.name, record.levelname) for record in caplog.records if not record.name.startswith("aiokafka")]
+    assert ("consumers.unpack", "WARNING") in said  # one shut the other out, and said so
+    assert ("asyncio", "ERROR") not in said
 
 
 async def delete_the_groups_offsets(settings: KafkaSettings) -> None:
