@@ -183,8 +183,8 @@ class Queue:
     def dropped(self, frozen: Frozen, reason: str) -> None:
         """Give up a batch that can never be sent, and count its events. Raises `StorageFailed`."""
         with self._storage.transaction() as tx:
-            self._remove(tx, frozen)
-            _count(tx, reason, frozen.events)
+            if self._remove(tx, frozen):
+                _count(tx, reason, frozen.events)
 
     def thaw(self, frozen: Frozen) -> None:
         """Undo a freeze whose batch was refused whole; its number is used again, so no gap shows.
@@ -192,8 +192,8 @@ class Queue:
         Raises `StorageFailed`.
         """
         with self._storage.transaction() as tx:
-            tx.execute("DELETE FROM frozen")
-            tx.execute("UPDATE device SET seq = ?", (frozen.seq - 1,))
+            if _melted(tx, frozen):
+                tx.execute("UPDATE device SET seq = ?", (frozen.seq - 1,))
 
     def wait(self, until_ms: int, failures: int, refused_key: str = "") -> None:
         """Remember across a restart until when to keep silent, and with which key if that is why.
@@ -313,13 +313,15 @@ class Queue:
             rows.append((position, body))
         return rows, {model: _names.decode(text) for model, text in names.items()}
 
-    def _remove(self, tx: sqlite3.Connection, frozen: Frozen) -> None:
+    def _remove(self, tx: sqlite3.Connection, frozen: Frozen) -> bool:
+        if not _melted(tx, frozen):
+            return False
         gone = tx.execute("DELETE FROM events WHERE position <= ? RETURNING length(body)", (frozen.last,)).fetchall()
         tx.execute(
             "UPDATE device SET queued_events = queued_events - ?, queued_bytes = queued_bytes - ?",
             (len(gone), sum(row[0] for row in gone)),
         )
-        tx.execute("DELETE FROM frozen")
+        return True
 
 
 def _predictions(tx: sqlite3.Connection) -> int:
@@ -340,6 +342,11 @@ def _carry(tx: sqlite3.Connection, model: str, names: Sequence[str]) -> int:
 def _frozen(tx: sqlite3.Connection) -> Frozen | None:
     row = tx.execute("SELECT batch, seq, last, events, body FROM frozen").fetchone()
     return None if row is None else Frozen(*row)
+
+
+def _melted(tx: sqlite3.Connection, frozen: Frozen) -> bool:
+    """Forget the batch on its way, if it is this one: a file that was replaced meanwhile has events of its own."""
+    return tx.execute("DELETE FROM frozen WHERE batch = ?", (frozen.batch,)).rowcount > 0
 
 
 def _frozen_last(tx: sqlite3.Connection) -> int:

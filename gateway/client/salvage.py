@@ -3,6 +3,8 @@
 * Taken over is what no reply would repeat: the models' states (catalogue, floor, releases) and the key list. Their
   signatures are checked again wherever they are read, as at every launch. The time agreed on is not: nothing signs it.
 * The events of the old file belong to its identity, so they are not sent; they are counted as dropped, "storage_lost".
+* Predictions are numbered on from where the old file was: an outcome that the app reports for one of those before must
+  not become that of another one.
 * Each table is read for itself, and only rows of the kind that we write: what is damaged takes nothing else with it.
 """
 
@@ -15,6 +17,7 @@ from typing import Any, Final
 logger = logging.getLogger(__name__)
 
 _LOST: Final = "storage_lost"
+_MOST_NUMBERED: Final = 10**12  # more is damage, and JSON's numbers end not far above
 
 
 def salvage(aside: Path, tx: sqlite3.Connection) -> None:
@@ -24,8 +27,10 @@ def salvage(aside: Path, tx: sqlite3.Connection) -> None:
         keys = _rows(old, "SELECT keys FROM trust WHERE typeof(keys) = 'blob'")
         # More than any queue holds is damage, and every batch would repeat it.
         events = _rows(old, "SELECT queued_events FROM device WHERE queued_events BETWEEN 1 AND 1000000")
+        numbered = _rows(old, f"SELECT predictions FROM device WHERE predictions BETWEEN 1 AND {_MOST_NUMBERED}")  # noqa: S608
     tx.executemany("INSERT INTO models (model, state) VALUES (?, ?) ON CONFLICT DO NOTHING", models)
     tx.executemany("INSERT INTO trust (only, keys) VALUES (1, ?) ON CONFLICT DO NOTHING", keys)
+    tx.executemany("UPDATE device SET predictions = ?", numbered)
     for (lost,) in events:
         tx.execute("UPDATE device SET produced = produced + ?", (lost,))
         tx.execute("INSERT INTO dropped (reason, events) VALUES (?, ?)", (_LOST, lost))

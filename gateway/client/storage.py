@@ -3,14 +3,18 @@
 * An ordinary commit survives the process being killed; a durable one (`durable=True`) also survives losing power.
 * A file that is damaged, or from a newer client, is set aside and a new one made: with a new identity, because sequence
   and prediction numbers start again and must not collide with those already sent. What else can be read of the old one
-  is taken over with the first transaction of the new one (`salvage`).
+  is taken over with the first transaction of the new one (`salvage`). Of the app's processes one replaces it; the
+  others notice before their next transaction and go on with the new file.
 * A file that cannot be opened at all (no space, no permission, not unlocked yet) is left alone: the session then keeps
   its rows in memory, sends nothing under a made-up identity, and moves into the file when it can be opened after all.
 """
 
+import fcntl
 import gzip
 import logging
+import os
 import sqlite3
+import time
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -24,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 VERSION: Final = 5
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_LOOK_EVERY_SECONDS: Final = 0.01
 _SCHEMA: Final = """
 CREATE TABLE device (
     only INTEGER PRIMARY KEY CHECK (only = 1),
@@ -97,17 +102,18 @@ class Storage:
     """The connection to `device.db`."""
 
     def __init__(self, directory: Path, busy_seconds: float = 0.5) -> None:
-        """Open; a transaction waits `busy_seconds` for that of another process."""
+        """Open; to open, and in each transaction, it waits up to `busy_seconds` for another process of the app."""
         self._busy_seconds = busy_seconds
         self._path = directory / "device.db"
         self.kept = True
-        self.generation = 0  # rises when a damaged file is replaced: what was read from the old one no longer holds
+        self.generation = 0  # rises when the file is replaced: what was read from the old one no longer holds
+        self._opened: tuple[int, int] | None = None
         self._connection = self._open()
 
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
         """Everything inside is committed, or nothing. Raises `StorageFailed`."""
-        connection = self._connection
+        connection = self._current()
         try:
             if durable:
                 connection.execute("PRAGMA synchronous = FULL")
@@ -165,12 +171,24 @@ class Storage:
     def changes_by_others(self) -> int:
         """Return a number that changes when another process commits. Raises `StorageFailed`."""
         try:
-            return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+            return int(self._current().execute("PRAGMA data_version").fetchone()[0])
         except sqlite3.Error as error:
             raise self._failed(error) from error
 
     def close(self) -> None:
         self._connection.close()
+
+    def _current(self) -> sqlite3.Connection:
+        """Return the connection, to the new file where another process has replaced the one that was open here."""
+        if self.kept and _identity(self._path) != self._opened:
+            logger.warning("%s was replaced; it is opened again", self._path)
+            self._open_again()
+        return self._connection
+
+    def _open_again(self) -> None:
+        self._connection.close()
+        self._connection = self._open()
+        self.generation += 1
 
     def _give_up(self, connection: sqlite3.Connection) -> None:
         if connection.in_transaction:
@@ -183,9 +201,7 @@ class Storage:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary code
         if code in _DAMAGED:
             logger.error("%s is damaged; a new one is made", self._path, exc_info=error)
-            self._connection.close()
-            self._connection = self._open()
-            self.generation += 1
+            self._open_again()
         return StorageFailed("disk_full" if code == sqlite3.SQLITE_FULL else "storage")
 
     def _open(self) -> sqlite3.Connection:
@@ -198,18 +214,49 @@ class Storage:
 
     def _file(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            return _connect(self._path, self._busy_seconds)
-        except _Unusable as error:
-            logger.warning("%s is set aside: %s", self._path, error)
-            self._set_aside()
-            return _connect(self._path, self._busy_seconds)
+        with _alone(self._path.parent, self._busy_seconds):  # else two would set each other's new file aside
+            try:
+                connection = _connect(self._path, self._busy_seconds)
+            except _Unusable as error:
+                logger.warning("%s is set aside: %s", self._path, error)
+                self._set_aside()
+                connection = _connect(self._path, self._busy_seconds)
+            self._opened = _identity(self._path)
+        return connection
 
     def _set_aside(self) -> None:
         for suffix in ("", "-wal", "-shm"):
             source = self._path.with_name(self._path.name + suffix)
             if source.exists():
                 source.replace(_aside(self._path).with_name(f"{_aside(self._path).name}{suffix}"))
+
+
+@contextmanager
+def _alone(directory: Path, busy_seconds: float) -> Iterator[None]:
+    """Keep other processes of the app from opening or replacing the file. Raises OSError, also if one is too slow."""
+    held = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        until = time.monotonic() + busy_seconds
+        while True:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(_LOOK_EVERY_SECONDS)
+        yield
+    finally:
+        os.close(held)  # ends the lock, as does the process's death
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from any other that has its name later; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _connect(path: Path, busy_seconds: float) -> sqlite3.Connection:

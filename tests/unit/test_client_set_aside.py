@@ -1,14 +1,18 @@
 """A device file that cannot be used is set aside: its models and keys are taken over, and its events counted."""
 
+import fcntl
+import multiprocessing
+import os
 import sqlite3
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 
 from gateway.client.limits import Limits
-from gateway.client.queue import Queue
+from gateway.client.queue import Contents, Queue
 from gateway.client.storage import Storage, write_keys, write_state
-from schemas.wire import Ledger, Prediction
+from schemas.wire import Flush, Ledger, Outcome, Prediction
 
 PREDICTION = Prediction(0, 1_000, "upsell", 1, "bundled", 0.5, True, signals=[0.5])
 
@@ -81,3 +85,119 @@ def test_a_process_killed_while_its_file_is_replaced_loses_nothing_more(tmp_path
     assert storage.states() == {"upsell": b"a state with its floor"}
     assert Queue(storage, Limits()).ledger() == Ledger(3, {"storage_lost": 3})
     storage.close()
+
+
+DAMAGE = b"no database"
+
+
+def bodies(contents: Contents) -> bytes:
+    return b"[" + b",".join(contents.events) + b"]"
+
+
+def open_and_predict(directory: Path, together: Barrier) -> None:
+    together.wait()
+    storage = Storage(directory)
+    Queue(storage, Limits()).predicted(PREDICTION, ["a"])
+    storage.close()
+
+
+def test_processes_that_find_it_damaged_at_once_replace_it_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    for number in range(30):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        (directory / "device.db").write_bytes(DAMAGE)
+        together = context.Barrier(3)
+        processes = [context.Process(target=open_and_predict, args=(directory, together)) for _ in range(3)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(20)
+            assert process.exitcode == 0
+        assert (directory / "device.db.damaged").read_bytes() == DAMAGE
+        storage = Storage(directory)
+        assert Queue(storage, Limits()).ledger() == Ledger(3, {})
+        storage.close()
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> tuple[Storage, Storage]:
+    """Let one process hold the file, with three events that wait, while another finds it damaged and replaces it."""
+    kept_by_a_client(tmp_path)
+    one = Storage(tmp_path)
+    with one.transaction():
+        pass
+    with sqlite3.connect(tmp_path / "device.db") as file:
+        file.execute("PRAGMA user_version = 99")
+    file.close()
+    return one, Storage(tmp_path)
+
+
+def test_a_process_that_held_the_replaced_file_goes_on_with_the_new_one(beside: tuple[Storage, Storage]) -> None:
+    held, replaced = beside
+    one, two = Queue(held, Limits()), Queue(replaced, Limits())
+    assert one.predicted(PREDICTION, ["a"]) == (4, 1)
+    assert one.standing().device == two.standing().device
+    assert one.ledger() == two.ledger() == Ledger(4, {"storage_lost": 3})
+    assert held.generation == 1
+    held.close()
+    assert two.predicted(PREDICTION, ["a"]) == (5, 2), "a close leaves the other's write-ahead log alone"
+    replaced.close()
+
+
+def test_what_others_changed_is_also_seen_where_they_replaced_the_file(beside: tuple[Storage, Storage]) -> None:
+    held, replaced = beside
+    with replaced.transaction() as tx:
+        write_state(tx, "upsell", b"stopped")
+    held.changes_by_others()
+    assert (held.generation, held.states()) == (1, {"upsell": b"stopped"})
+    held.close()
+    replaced.close()
+
+
+def test_a_file_that_another_process_is_replacing_is_opened_later(tmp_path: Path) -> None:
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    storage = Storage(tmp_path, busy_seconds=0.05)
+    queue = Queue(storage, Limits())
+    assert not storage.kept
+    assert queue.predicted(PREDICTION, ["a"]) == (-1, 1)
+    os.close(other)
+    assert queue.opened()
+    assert queue.ledger() == Ledger(1, {})
+    storage.close()
+
+
+@pytest.mark.parametrize("fate", ["delivered", "dropped", "thawed"])
+def test_the_fate_of_a_batch_of_the_replaced_file_takes_nothing_from_the_new_one(tmp_path: Path, fate: str) -> None:
+    kept_by_a_client(tmp_path)
+    held = Storage(tmp_path)
+    queue = Queue(held, Limits())
+    frozen = queue.freeze(bodies, 50)
+    (tmp_path / "device.db").unlink()
+    for _ in range(2):
+        queue.predicted(PREDICTION, ["a"])
+    if fate == "delivered":
+        queue.delivered(frozen, 1_000, Flush(events=50, seconds=300, lease_seconds=600))
+    elif fate == "dropped":
+        queue.dropped(frozen, "refused")
+    else:
+        queue.thaw(frozen)
+    assert queue.standing().queued_events == 2
+    assert queue.ledger() == Ledger(2, {})
+    assert queue.freeze(bodies, 50).seq == 1
+    held.close()
+
+
+def test_an_outcome_for_a_prediction_of_the_replaced_file_does_not_become_that_of_another(
+    beside: tuple[Storage, Storage],
+) -> None:
+    held, replaced = beside
+    queue = Queue(replaced, Limits())
+    assert queue.predicted(PREDICTION, ["a"]) == (4, 1)
+    queue.outcome(Outcome(2, 2_000, "upsell", "bought", 1.0))
+    document = queue.freeze(bodies, 50).document
+    assert document.count(b"bought") == 1
+    assert document.index(b'"id":4') < document.index(b'"id":2')
+    held.close()
+    replaced.close()
