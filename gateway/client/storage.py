@@ -180,10 +180,16 @@ class Storage:
 
     def _current(self) -> sqlite3.Connection:
         """Return the connection, to the new file where another process has replaced the one that was open here."""
-        if self.kept and _identity(self._path) != self._opened:
+        if self.kept and self._replaced():
             logger.warning("%s was replaced; it is opened again", self._path)
             self._open_again()
         return self._connection
+
+    def _replaced(self) -> bool:
+        try:
+            return _identity(self._path) != self._opened
+        except OSError:  # what is open goes on working
+            return False
 
     def _open_again(self) -> None:
         self._connection.close()
@@ -251,7 +257,7 @@ def _alone(directory: Path, busy_seconds: float) -> Iterator[None]:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from any other that has its name later; None where there is none."""
+    """Return what tells a file from any other that has its name later; None where there is none. Raises OSError."""
     try:
         found = path.stat()
     except FileNotFoundError:

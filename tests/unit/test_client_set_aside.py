@@ -155,6 +155,21 @@ def test_what_others_changed_is_also_seen_where_they_replaced_the_file(beside: t
     replaced.close()
 
 
+def test_a_place_that_cannot_be_looked_at_any_more_is_still_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(tmp_path)
+    queue = Queue(storage, Limits())
+
+    def refuse(_: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    assert queue.predicted(PREDICTION, ["a"]) == (1, 1)
+    assert storage.generation == 0
+    storage.close()
+
+
 def test_a_file_that_another_process_is_replacing_is_opened_later(tmp_path: Path) -> None:
     other = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
