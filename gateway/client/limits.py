@@ -55,7 +55,10 @@ class Limits(Struct, frozen=True, kw_only=True):
         ),
     ] = 30
     busy_seconds: Annotated[
-        float, _seconds("how long a prediction may wait for another process of the app that is committing")
+        float,
+        _seconds(
+            "how long a prediction may wait for another process of the app that commits, or replaces a damaged file"
+        ),
     ] = 0.5
 
     first_flush_events: Annotated[int, _count(100_000, "flush at so many events, until a reply says otherwise")] = 50

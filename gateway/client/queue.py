@@ -73,6 +73,7 @@ class Queue:
         self._limits = limits
         self._unwritten: Counter[str] = Counter()
         self._carried: dict[tuple[int, str], int] = {}
+        self._numbered = 0  # the highest number that the app was given here, whatever became of the file
         self._moved: dict[int, int] = {}  # what the app calls a prediction that was in memory, and its number
 
     def opened(self) -> bool:
@@ -84,6 +85,7 @@ class Queue:
             except StorageFailed:
                 return False
             self._moved |= moved
+            self._numbered = max([self._numbered, *moved.values()])
         return True
 
     @contextmanager
@@ -107,14 +109,17 @@ class Queue:
             with self.writing() as tx:
                 known = (self._storage.generation, event.model)
                 carried = self._carried.get(known) or _carry(tx, event.model, names)
-                number = _predictions(tx) + 1
+                number = self._last(tx) + 1
                 tx.execute("UPDATE device SET predictions = ?", (number,))
                 queued = self.add(tx, msgspec.structs.replace(event, id=number), prediction=number, carried=carried)
         except StorageFailed as error:
             self._unwritten[error.reason] += 1
             return 0, 0
         self._carried[known] = carried
-        return number if self._storage.kept else -number - len(self._moved), queued
+        if not self._storage.kept:
+            return -number - len(self._moved), queued
+        self._numbered = number
+        return number, queued
 
     def outcome(self, outcome: Outcome) -> int:
         """Record an outcome, inside its prediction's event while that still waits. Return how many events wait."""
@@ -231,6 +236,10 @@ class Queue:
         dropped = Counter(written.dropped) + self._unwritten
         return Ledger(produced=written.produced + self._unwritten.total(), dropped=dict(dropped))
 
+    def _last(self, tx: sqlite3.Connection) -> int:
+        """Return the last prediction's number. That of a file that was replaced may have been unreadable."""
+        return max(_predictions(tx), self._numbered) if self._storage.kept else _predictions(tx)
+
     def _number(self, tx: sqlite3.Connection, name: int) -> tuple[int, bool]:
         """Return the number of what the app knows by a name, 0 for nothing, and whether this file or memory gave it."""
         if self._storage.kept:
@@ -245,7 +254,7 @@ class Queue:
 
         In memory, an event is marked with the number there of its prediction: below 0 if it is an outcome.
         """
-        given, last = _predictions(memory), _predictions(tx)
+        given, last = _predictions(memory), max(_predictions(tx), self._numbered)
         tx.execute("UPDATE device SET predictions = ?", (last + given,))
         known = {row[0]: (row[1], _names.decode(row[2])) for row in memory.execute("SELECT * FROM carried")}
         rows = memory.execute("SELECT prediction, carried, body FROM events ORDER BY position").fetchall()

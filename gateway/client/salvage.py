@@ -40,6 +40,8 @@ def salvage(aside: Path, tx: sqlite3.Connection) -> None:
 def _rows(old: sqlite3.Connection, query: str) -> list[tuple[Any, ...]]:
     try:
         return old.execute(query).fetchall()
-    except sqlite3.Error:
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+            raise  # not lost, only not to be had now
         logger.warning("a table cannot be read any more", exc_info=True)
         return []

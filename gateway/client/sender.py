@@ -119,7 +119,7 @@ class Sender:
 
     def follow_others(self) -> None:
         """Stop what another process of the app was told to stop. Raises `StorageFailed`."""
-        seen = self._storage.generation, self._storage.changes_by_others()
+        seen = self._storage.changes_by_others()
         if seen != self._seen:
             self._updates.reload(self._storage.states())
             self._seen = seen

@@ -2,9 +2,10 @@
 
 * An ordinary commit survives the process being killed; a durable one (`durable=True`) also survives losing power.
 * A file that is damaged, or from a newer client, is set aside and a new one made: with a new identity, because sequence
-  and prediction numbers start again and must not collide with those already sent. What else can be read of the old one
-  is taken over with the first transaction of the new one (`salvage`). Of the app's processes one replaces it; the
-  others notice before their next transaction and go on with the new file.
+  numbers start again and must not collide with those already sent. What else can be read of the old one is taken over
+  with the first transaction of the new one (`salvage`).
+* Of the app's processes one replaces it, alone (`turn`) and while it keeps the others from writing, as far as the old
+  file still takes a lock. They notice at the beginning of their next transaction and go on with the new file.
 * A file that cannot be opened at all (no space, no permission, not unlocked yet) is left alone: the session then keeps
   its rows in memory, sends nothing under a made-up identity, and moves into the file when it can be opened after all.
 """
@@ -12,23 +13,22 @@
 import fcntl
 import gzip
 import logging
-import os
 import sqlite3
-import time
 import uuid
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from gateway.client.salvage import salvage
+from gateway.client.turn import turn
 
 logger = logging.getLogger(__name__)
 
 VERSION: Final = 5
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-_LOOK_EVERY_SECONDS: Final = 0.01
+_BESIDE: Final = ("-shm", "-wal")  # what SQLite keeps beside a file, and finds by its name
 _SCHEMA: Final = """
 CREATE TABLE device (
     only INTEGER PRIMARY KEY CHECK (only = 1),
@@ -105,6 +105,7 @@ class Storage:
         """Open; to open, and in each transaction, it waits up to `busy_seconds` for another process of the app."""
         self._busy_seconds = busy_seconds
         self._path = directory / "device.db"
+        self._lock = directory / "open.lock"
         self.kept = True
         self.generation = 0  # rises when the file is replaced: what was read from the old one no longer holds
         self._opened: tuple[int, int] | None = None
@@ -113,18 +114,16 @@ class Storage:
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
         """Everything inside is committed, or nothing. Raises `StorageFailed`."""
-        connection = self._current()
+        connection = self._connection
         try:
-            if durable:
-                connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("BEGIN IMMEDIATE")
+            connection = self._begin(durable)
             yield connection
             connection.execute("COMMIT")
         except sqlite3.Error as error:
-            self._give_up(connection)
+            self._give_up(self._connection)
             raise self._failed(error) from error
         except BaseException:
-            self._give_up(connection)
+            self._give_up(self._connection)
             raise
         finally:
             if durable and connection is self._connection:
@@ -137,7 +136,7 @@ class Storage:
         When that is committed, the file is what is kept. Raises `StorageFailed`.
         """
         try:
-            file = self._file()
+            file = self._file(0)
         except (OSError, sqlite3.Error, _Unusable) as error:
             raise StorageFailed("storage") from error
         memory, self._connection = self._connection, file
@@ -168,31 +167,45 @@ class Storage:
         with self.transaction() as tx:
             return int(tx.execute("SELECT mark_ms FROM device").fetchone()[0])
 
-    def changes_by_others(self) -> int:
-        """Return a number that changes when another process commits. Raises `StorageFailed`."""
+    def changes_by_others(self) -> tuple[int, int]:
+        """Return what changes when another process commits, or the file is replaced. Raises `StorageFailed`."""
+        if self._replaced():
+            self._open_again()
         try:
-            return int(self._current().execute("PRAGMA data_version").fetchone()[0])
+            version = int(self._connection.execute("PRAGMA data_version").fetchone()[0])
         except sqlite3.Error as error:
             raise self._failed(error) from error
+        return self.generation, version
 
     def close(self) -> None:
-        self._connection.close()
+        """Close; what is open is kept as it is."""
+        try:
+            with turn(self._lock, fcntl.LOCK_SH, self._busy_seconds):  # else a name that changes hands meanwhile
+                self._connection.close()
+        except BlockingIOError:
+            self._connection.close()
 
-    def _current(self) -> sqlite3.Connection:
-        """Return the connection, to the new file where another process has replaced the one that was open here."""
-        if self.kept and self._replaced():
-            logger.warning("%s was replaced; it is opened again", self._path)
+    def _begin(self, durable: bool) -> sqlite3.Connection:
+        """Begin a transaction in the file that has the name now."""
+        while True:
+            connection = self._connection
+            if durable:
+                connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("BEGIN IMMEDIATE")
+            if not self._replaced():
+                return connection
             self._open_again()
-        return self._connection
 
     def _replaced(self) -> bool:
+        """Say whether another process has replaced the file that is open here."""
         try:
-            return _identity(self._path) != self._opened
+            return self.kept and _identity(self._path) != self._opened
         except OSError:  # what is open goes on working
             return False
 
     def _open_again(self) -> None:
-        self._connection.close()
+        logger.warning("%s is another file now; it is opened again", self._path)
+        self.close()
         self._connection = self._open()
         self.generation += 1
 
@@ -205,55 +218,72 @@ class Storage:
 
     def _failed(self, error: sqlite3.Error) -> StorageFailed:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary code
-        if code in _DAMAGED:
-            logger.error("%s is damaged; a new one is made", self._path, exc_info=error)
+        if code in _DAMAGED or self._replaced():
+            logger.error("%s cannot be used any more", self._path, exc_info=error)
             self._open_again()
         return StorageFailed("disk_full" if code == sqlite3.SQLITE_FULL else "storage")
 
     def _open(self) -> sqlite3.Connection:
         try:
-            return self._file()
+            return self._file(self._busy_seconds)
         except (OSError, sqlite3.Error, _Unusable):
             logger.exception("%s cannot be opened; until it can be, all is in memory", self._path)
         self.kept = False
         return _connect(Path(":memory:"), self._busy_seconds)
 
-    def _file(self) -> sqlite3.Connection:
+    def _file(self, wait_seconds: float) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(self._path.parent, self._busy_seconds):  # else two would set each other's new file aside
+        with suppress(_Unusable), turn(self._lock, fcntl.LOCK_SH, wait_seconds):
+            return self._usable()
+        with turn(self._lock, fcntl.LOCK_EX, wait_seconds):
             try:
-                connection = _connect(self._path, self._busy_seconds)
+                return self._usable()  # another process may have replaced it by now
             except _Unusable as error:
                 logger.warning("%s is set aside: %s", self._path, error)
+            with _unwritten(self._path, self._busy_seconds):
                 self._set_aside()
-                connection = _connect(self._path, self._busy_seconds)
+                return self._usable()
+
+    def _usable(self) -> sqlite3.Connection:
+        if not self._path.exists() and any(_named(self._path, suffix).exists() for suffix in _BESIDE):
+            raise _Unusable("a process was killed while it set the file aside")
+        connection = _connect(self._path, self._busy_seconds)
+        try:
             self._opened = _identity(self._path)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _set_aside(self) -> None:
-        for suffix in ("", "-wal", "-shm"):
-            source = self._path.with_name(self._path.name + suffix)
+        """Rename the file, and last what is beside it: a kill in between is seen by that."""
+        aside = _aside(self._path)
+        if self._path.exists():
+            for suffix in _BESIDE:  # of an older one: SQLite would take them for this one's
+                _named(aside, suffix).unlink(missing_ok=True)
+            self._path.replace(aside)
+        for suffix in _BESIDE:
+            source = _named(self._path, suffix)
             if source.exists():
-                source.replace(_aside(self._path).with_name(f"{_aside(self._path).name}{suffix}"))
+                source.replace(_named(aside, suffix))
 
 
 @contextmanager
-def _alone(directory: Path, busy_seconds: float) -> Iterator[None]:
-    """Keep other processes of the app from opening or replacing the file. Raises OSError, also if one is too slow."""
-    held = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+def _unwritten(path: Path, busy_seconds: float) -> Iterator[None]:
+    """Keep others from writing to a file, as far as it still takes a lock. Raises `sqlite3.Error` if one is busy."""
+    if not path.exists():
+        yield
+        return
+    file = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
     try:
-        until = time.monotonic() + busy_seconds
-        while True:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise
-            time.sleep(_LOOK_EVERY_SECONDS)
+        try:
+            file.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+                raise
         yield
     finally:
-        os.close(held)  # ends the lock, as does the process's death
+        file.close()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -307,7 +337,11 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _aside(path: Path) -> Path:
-    return path.with_name(f"{path.name}.damaged")
+    return _named(path, ".damaged")
+
+
+def _named(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
 
 
 def _unpacked(body: bytes) -> bytes:

@@ -263,8 +263,8 @@ def test_a_file_that_opens_and_has_no_room_takes_nothing_out_of_memory(tmp_path:
     unlock(tmp_path)
     open_file = locked._file
 
-    def full() -> sqlite3.Connection:
-        file = open_file()
+    def full(wait_seconds: float) -> sqlite3.Connection:
+        file = open_file(wait_seconds)
         file.execute(f"PRAGMA max_page_count = {file.execute('PRAGMA page_count').fetchone()[0]}")
         return file
 

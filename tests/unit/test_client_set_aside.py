@@ -1,9 +1,12 @@
 """A device file that cannot be used is set aside: its models and keys are taken over, and its events counted."""
 
+import errno
 import fcntl
 import multiprocessing
-import os
+import shutil
 import sqlite3
+import time
+from contextlib import suppress
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 from gateway.client.limits import Limits
 from gateway.client.queue import Contents, Queue
 from gateway.client.storage import Storage, write_keys, write_state
+from gateway.client.turn import turn
 from schemas.wire import Flush, Ledger, Outcome, Prediction
 
 PREDICTION = Prediction(0, 1_000, "upsell", 1, "bundled", 0.5, True, signals=[0.5])
@@ -46,11 +50,16 @@ def kept_by_a_client(directory: Path) -> str:
     return device
 
 
-def test_a_file_of_a_newer_client_is_set_aside_its_events_counted_its_models_and_keys_kept(tmp_path: Path) -> None:
-    device = kept_by_a_client(tmp_path)
-    with sqlite3.connect(tmp_path / "device.db") as file:
+def newer(directory: Path) -> None:
+    """Make the file one that this client cannot use."""
+    with sqlite3.connect(directory / "device.db", timeout=5) as file:
         file.execute("PRAGMA user_version = 99")
     file.close()
+
+
+def test_a_file_of_a_newer_client_is_set_aside_its_events_counted_its_models_and_keys_kept(tmp_path: Path) -> None:
+    device = kept_by_a_client(tmp_path)
+    newer(tmp_path)
     for _ in range(2):  # a second launch counts nothing again
         storage = Storage(tmp_path)
         queue = Queue(storage, Limits())
@@ -127,9 +136,7 @@ def beside(tmp_path: Path) -> tuple[Storage, Storage]:
     one = Storage(tmp_path)
     with one.transaction():
         pass
-    with sqlite3.connect(tmp_path / "device.db") as file:
-        file.execute("PRAGMA user_version = 99")
-    file.close()
+    newer(tmp_path)
     return one, Storage(tmp_path)
 
 
@@ -149,8 +156,9 @@ def test_what_others_changed_is_also_seen_where_they_replaced_the_file(beside: t
     held, replaced = beside
     with replaced.transaction() as tx:
         write_state(tx, "upsell", b"stopped")
-    held.changes_by_others()
+    seen = held.changes_by_others()
     assert (held.generation, held.states()) == (1, {"upsell": b"stopped"})
+    assert seen[0] == 1, "so what was read before does not hold"
     held.close()
     replaced.close()
 
@@ -171,15 +179,109 @@ def test_a_place_that_cannot_be_looked_at_any_more_is_still_written(
 
 
 def test_a_file_that_another_process_is_replacing_is_opened_later(tmp_path: Path) -> None:
-    other = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(other, fcntl.LOCK_EX)
-    storage = Storage(tmp_path, busy_seconds=0.05)
-    queue = Queue(storage, Limits())
-    assert not storage.kept
-    assert queue.predicted(PREDICTION, ["a"]) == (-1, 1)
-    os.close(other)
+    with turn(tmp_path / "open.lock", fcntl.LOCK_EX, 0):
+        storage = Storage(tmp_path, busy_seconds=0.05)
+        queue = Queue(storage, Limits())
+        assert not storage.kept
+        assert queue.predicted(PREDICTION, ["a"]) == (-1, 1)
     assert queue.opened()
     assert queue.ledger() == Ledger(1, {})
+    storage.close()
+
+
+def test_a_place_without_locks_is_used_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    (tmp_path / "device.db").write_bytes(DAMAGE)
+    storage = Storage(tmp_path)
+    assert storage.kept
+    storage.close()
+
+
+def test_the_write_ahead_log_of_an_earlier_file_is_not_read_with_a_later_one(tmp_path: Path) -> None:
+    kept_by_a_client(tmp_path)
+    held = Storage(tmp_path)
+    with held.transaction() as tx:
+        write_state(tx, "upsell", b"floor 1")
+    newer(tmp_path)
+    replaced = Storage(tmp_path)
+    held._connection.close()  # leaves what was beside the file that is set aside
+    with replaced.transaction() as tx:
+        write_state(tx, "upsell", b"floor 2")
+    replaced.close()
+    newer(tmp_path)
+    again = Storage(tmp_path)
+    assert again.states() == {"upsell": b"floor 2"}
+    again.close()
+
+
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_a_kill_between_two_renames_loses_nothing_of_what_was_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    kept_by_a_client(tmp_path)
+    held = Storage(tmp_path)  # so what it commits now is in the write-ahead log alone
+    with held.transaction() as tx:
+        write_state(tx, "upsell", b"floor 1")
+        tx.execute("PRAGMA user_version = 99")
+    replace, left = Path.replace, iter(range(done))
+
+    def killed(source: Path, target: Path) -> Path:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with suppress(KeyboardInterrupt):
+        Storage(tmp_path).close()
+    monkeypatch.undo()
+    storage = Storage(tmp_path)
+    assert storage.states() == {"upsell": b"floor 1"}
+    assert Queue(storage, Limits()).ledger() == Ledger(3, {"storage_lost": 3})
+    held.close()
+    storage.close()
+
+
+def predict_on(directory: Path, together: Barrier, numbers: "multiprocessing.SimpleQueue[list[int]]") -> None:
+    storage = Storage(directory)
+    queue = Queue(storage, Limits(queue_events=100_000))
+    together.wait()
+    numbers.put([queue.predicted(PREDICTION, ["a"])[0] for _ in range(200)])
+    storage.close()
+
+
+def test_what_others_predict_while_one_replaces_the_file_is_counted_and_numbered_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    for turns in range(20):
+        directory = tmp_path / str(turns)
+        directory.mkdir()
+        Storage(directory).close()
+        together, numbers = context.Barrier(3), context.SimpleQueue()
+        processes = [context.Process(target=predict_on, args=(directory, together, numbers)) for _ in range(2)]
+        for process in processes:
+            process.start()
+        together.wait()
+        time.sleep(0.002 * turns)
+        newer(directory)
+        replaced = Storage(directory)
+        given = numbers.get() + numbers.get()
+        for process in processes:
+            process.join(20)
+            assert process.exitcode == 0
+        assert len(set(given)) == len(given) == 400
+        assert Queue(replaced, Limits()).ledger().produced == 400
+        replaced.close()
+
+
+def test_numbers_go_on_in_a_process_though_nothing_of_its_file_is_left(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    queue = Queue(storage, Limits())
+    assert [queue.predicted(PREDICTION, ["a"])[0] for _ in range(3)] == [1, 2, 3]
+    shutil.rmtree(tmp_path)
+    assert queue.predicted(PREDICTION, ["a"]) == (4, 1)
+    assert queue.outcome(Outcome(1, 2_000, "upsell", "bought", 1.0)) == 2, "an event of its own"
     storage.close()
 
 
