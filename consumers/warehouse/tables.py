@@ -39,6 +39,8 @@ _INSERT_SETTINGS: Final[dict[str, Any]] = {
     # Nothing in the views fails on a row that a condition spares it: to sort such rows out costs more than to compute
     # them, half a microsecond an event.
     "short_circuit_function_evaluation": "disable",
+    # Nothing is answered before all of it is done, views included.
+    "wait_end_of_query": 1,
 }
 # What a replica answers that cannot reach the others or its Keeper now: read-only, no quorum, a session that ended.
 _REPLICAS_AWAY: Final = (242, 285, 286, 289, 319, 999)
@@ -123,12 +125,14 @@ class Tables:
     async def _newest(self, lane: Lane, first: int) -> Plan | None:
         async with self._bounded():
             found = await self._client.query(
-                f"SELECT first, last FROM plans WHERE {_LANE} AND first >= {{first:UInt64}} "  # noqa: S608 - constants
-                "ORDER BY first DESC, _block_number LIMIT 1",
+                "SELECT groupArray((first, last)) FROM ("  # noqa: S608 - constants
+                f"SELECT first, last FROM plans WHERE {_LANE} AND first >= {{first:UInt64}} "
+                "ORDER BY first DESC, _block_number LIMIT 1)",
                 parameters={**_parameters(lane), "first": first},
                 settings=dict(self.asking),
             )
-        return Plan(lane, *found.result_rows[0]) if found.result_rows else None
+        ((plans,),) = _said(found.result_rows)
+        return Plan(lane, *plans[0]) if plans else None
 
     async def prune(self, lane: Lane, keep: int) -> None:
         """Forget the lane's plans below its newest ones."""
@@ -149,10 +153,11 @@ class Tables:
         if not keys:
             return found
         question = (
-            "SELECT app, device, batch, log, topic, partition, offset FROM batches WHERE (app, device, batch) IN wanted"
+            "groupArray((app, device, batch, log, topic, partition, offset)) FROM batches "
+            "WHERE (app, device, batch) IN wanted"
         )
         await self._catch_up("batches")
-        for app, device, batch, *origin in await self._ask(question, _batch_keys(keys)):
+        for app, device, batch, *origin in await self._ask(question, _batch_keys(keys), len(keys)):
             found.setdefault((app, str(device), str(batch)), set()).add(Origin(*origin))
         return found
 
@@ -160,12 +165,12 @@ class Tables:
         """Return which batches, received within the two times, have rows in `events`."""
         lowest, highest = (f"fromUnixTimestamp64Milli(toInt64({ms:d}), 'UTC')" for ms in received_ms)
         question = (
-            "SELECT DISTINCT app, device, batch FROM events "  # noqa: S608 - numbers only
-            "WHERE (app, device, batch) IN wanted "
-            f"AND received_at BETWEEN {lowest} AND {highest}"
+            "groupUniqArray((app, device, batch)) FROM events "
+            f"WHERE (app, device, batch) IN wanted AND received_at BETWEEN {lowest} AND {highest}"
         )
         await self._catch_up("events")
-        return {(app, str(device), str(batch)) for app, device, batch in await self._ask(question, _batch_keys(keys))}
+        found = await self._ask(question, _batch_keys(keys), len(keys))
+        return {(app, str(device), str(batch)) for app, device, batch in found}
 
     async def letter_origins(self, digests: Collection[bytes]) -> dict[bytes, set[Origin]]:
         """Return where the dead letters that are stored already came from."""
@@ -175,15 +180,21 @@ class Tables:
         wanted = ExternalData(
             file_name="wanted", data=b"".join(digests), fmt="RowBinary", structure="digest FixedString(16)"
         )
-        question = "SELECT hex(digest), log, topic, partition, offset FROM dead_letters WHERE digest IN wanted"
+        question = "groupArray((hex(digest), log, topic, partition, offset)) FROM dead_letters WHERE digest IN wanted"
         await self._catch_up("dead_letters")
-        for digest, *origin in await self._ask(question, wanted):
+        for digest, *origin in await self._ask(question, wanted, len(digests)):
             found.setdefault(bytes.fromhex(digest), set()).add(Origin(*origin))
         return found
 
-    async def _ask(self, question: str, wanted: ExternalData) -> Sequence[Sequence[Any]]:
+    async def _ask(self, question: str, wanted: ExternalData, keys: int) -> Sequence[Sequence[Any]]:
+        """Return what is stored of that many keys, all in one row, beside how many keys the server has read."""
+        asked = f"SELECT (SELECT count() FROM wanted), {question}"  # noqa: S608 - constants and numbers
         async with self._bounded():
-            return (await self._client.query(question, external_data=wanted)).result_rows
+            answer = await self._client.query(asked, external_data=wanted)
+        ((read, found),) = _said(answer.result_rows)
+        if read != keys:
+            raise Away(f"the server has read {read} of {keys} keys")
+        return list(found)
 
     async def insert(self, plan: Plan, table: str, structure: str, rows: Iterable[bytes], token: str) -> None:
         """Write a range's rows (RowBinary, in pieces) as one block.
@@ -221,6 +232,17 @@ async def answered(timeout_seconds: float) -> AsyncIterator[None]:
         raise _named(error) from error
     except (ClickHouseError, aiohttp.ClientError, OSError) as error:
         raise Away(_first_line(error)) from error
+
+
+def _said(rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
+    """Return the row that a question has by its nature. Raises `Away` where there is none.
+
+    An answer without any rows must never mean that nothing is stored: a server without room on its disk was seen to
+    answer so, with status 200 and a proper end, and it makes doubles of what was sent again.
+    """
+    if not rows:
+        raise Away("an answer came empty")
+    return rows
 
 
 def _parameters(lane: Lane) -> dict[str, Any]:
