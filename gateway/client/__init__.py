@@ -6,9 +6,10 @@ The life of an event, and what is promised at each step:
    plain no does, in the same call. *No network, and no error of ours, on this path.*
 2. **Record** (`queue`, `storage`). The event and the count that it was produced are one transaction. *Every event
    produced is queued, delivered or counted as dropped, also after kill -9; a full disk costs events, counted as soon as
-   it takes anything again while the app lives.* A device file that is damaged, or from a newer client, is set aside
-   (`salvage`): its events are counted as dropped, its models, floors and keys stay. Of what cannot be read of it any
-   more, everything is lost: the count as well, and a floor, until the next catalogue brings it back.
+   it takes anything again while the app lives.* A device file that is damaged, or from a newer client, is set aside by
+   one of the app's processes, and the others go on with the new one (`turn`, `salvage`): its events are counted as
+   dropped, its models, floors and keys stay. Of what cannot be read of it any more, everything is lost: the count as
+   well, and a floor, until the next catalogue brings it back.
 3. **Flush** (`policy`, `timer`, `sender`). By count, age, background or lease, as the last reply said. *A batch is
    fixed on disk before it is sent, and sent as that, dated anew each time, until it is answered; one sender per
    device.* With low power only `background` flushes; on an expensive network large downloads wait.

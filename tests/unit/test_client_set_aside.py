@@ -71,14 +71,18 @@ def test_a_file_of_a_newer_client_is_set_aside_its_events_counted_its_models_and
         storage.close()
 
 
-def test_a_table_that_cannot_be_read_takes_nothing_else_with_it(tmp_path: Path) -> None:
-    kept_by_a_client(tmp_path)
-    with sqlite3.connect(tmp_path / "device.db") as file:
+def damage_events(directory: Path) -> None:
+    with sqlite3.connect(directory / "device.db") as file:
         page = file.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'events'").fetchone()[0]
     file.close()
-    data = bytearray((tmp_path / "device.db").read_bytes())
+    data = bytearray((directory / "device.db").read_bytes())
     data[(page - 1) * 4096 : page * 4096] = b"\xa5" * 4096
-    (tmp_path / "device.db").write_bytes(data)
+    (directory / "device.db").write_bytes(data)
+
+
+def test_a_table_that_cannot_be_read_takes_nothing_else_with_it(tmp_path: Path) -> None:
+    kept_by_a_client(tmp_path)
+    damage_events(tmp_path)
     storage = Storage(tmp_path)
     assert (tmp_path / "device.db.damaged").exists()
     assert Queue(storage, Limits()).ledger() == Ledger(3, {"storage_lost": 3})
@@ -200,7 +204,8 @@ def test_a_place_without_locks_is_used_without(tmp_path: Path, monkeypatch: pyte
     storage.close()
 
 
-def test_the_write_ahead_log_of_an_earlier_file_is_not_read_with_a_later_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("readable", [True, False])
+def test_the_write_ahead_log_of_an_earlier_file_is_not_read_with_a_later_one(tmp_path: Path, readable: bool) -> None:
     kept_by_a_client(tmp_path)
     held = Storage(tmp_path)
     with held.transaction() as tx:
@@ -208,13 +213,31 @@ def test_the_write_ahead_log_of_an_earlier_file_is_not_read_with_a_later_one(tmp
     newer(tmp_path)
     replaced = Storage(tmp_path)
     held._connection.close()  # leaves what was beside the file that is set aside
+    assert (tmp_path / "device.db.damaged-wal").stat().st_size > 0
     with replaced.transaction() as tx:
         write_state(tx, "upsell", b"floor 2")
     replaced.close()
-    newer(tmp_path)
+    if readable:
+        newer(tmp_path)
+    else:
+        (tmp_path / "device.db").write_bytes(DAMAGE)
     again = Storage(tmp_path)
-    assert again.states() == {"upsell": b"floor 2"}
+    assert again.states() == ({"upsell": b"floor 2"} if readable else {})
     again.close()
+
+
+def test_a_file_that_another_process_is_writing_is_not_replaced_meanwhile(tmp_path: Path) -> None:
+    kept_by_a_client(tmp_path)
+    damage_events(tmp_path)
+    writing = sqlite3.connect(tmp_path / "device.db", isolation_level=None)
+    writing.execute("BEGIN IMMEDIATE")
+    storage = Storage(tmp_path, busy_seconds=0.05)
+    assert not storage.kept
+    assert not (tmp_path / "device.db.damaged").exists()
+    writing.close()
+    assert Queue(storage, Limits()).opened()
+    assert (tmp_path / "device.db.damaged").exists()
+    storage.close()
 
 
 @pytest.mark.parametrize("done", [1, 2, 3])
