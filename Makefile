@@ -45,7 +45,7 @@ planted: $(INSTALLED)  ## break our own code beside Kafka on purpose, and see ca
 crashes: $(INSTALLED)  ## end the reference client at every change to its files, thousands of checks: some minutes
 	@$(BIN)/python -m tests.crashes $(CRASHES)
 
-mutations: $(INSTALLED)  ## break the reference client on purpose, 103 ways, and see its tests notice: some minutes
+mutations: $(INSTALLED)  ## break the reference client on purpose, 102 ways, and see its tests notice: some minutes
 	@$(BIN)/python -m tests.mutations $(MUTATIONS)
 
 fleet: $(INSTALLED)  ## the fleet's commands at full size, kept in tests/fleet/results: make fleet RUNS="simulate versus"

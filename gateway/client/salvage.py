@@ -17,6 +17,10 @@ from typing import Any, Final
 logger = logging.getLogger(__name__)
 
 _LOST: Final = "storage_lost"
+# What may be over in a moment, and then the table can be read.
+_PASSING: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_CANTOPEN}
+# A damaged table may show its only row twice.
+_COUNT: Final = "SELECT {0} FROM device WHERE typeof({0}) = 'integer' AND {0} BETWEEN 1 AND {1} LIMIT 1"
 _MOST_NUMBERED: Final = 10**12  # more is damage, and JSON's numbers end not far above
 
 
@@ -26,8 +30,8 @@ def salvage(aside: Path, tx: sqlite3.Connection) -> None:
         models = _rows(old, "SELECT model, state FROM models WHERE typeof(model) = 'text' AND typeof(state) = 'blob'")
         keys = _rows(old, "SELECT keys FROM trust WHERE typeof(keys) = 'blob'")
         # More than any queue holds is damage, and every batch would repeat it.
-        events = _rows(old, "SELECT queued_events FROM device WHERE queued_events BETWEEN 1 AND 1000000")
-        numbered = _rows(old, f"SELECT predictions FROM device WHERE predictions BETWEEN 1 AND {_MOST_NUMBERED}")  # noqa: S608
+        events = _rows(old, _COUNT.format("queued_events", 1_000_000))
+        numbered = _rows(old, _COUNT.format("predictions", _MOST_NUMBERED))
     tx.executemany("INSERT INTO models (model, state) VALUES (?, ?) ON CONFLICT DO NOTHING", models)
     tx.executemany("INSERT INTO trust (only, keys) VALUES (1, ?) ON CONFLICT DO NOTHING", keys)
     tx.executemany("UPDATE device SET predictions = ?", numbered)
@@ -41,7 +45,7 @@ def _rows(old: sqlite3.Connection, query: str) -> list[tuple[Any, ...]]:
     try:
         return old.execute(query).fetchall()
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
-            raise  # not lost, only not to be had now
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING:
+            raise
         logger.warning("a table cannot be read any more", exc_info=True)
         return []

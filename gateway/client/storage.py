@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 VERSION: Final = 5
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _BESIDE: Final = ("-shm", "-wal")  # what SQLite keeps beside a file, and finds by its name
+_ASIDE: Final = ".aside"  # until the new file has taken over what can be read
 _SCHEMA: Final = """
 CREATE TABLE device (
     only INTEGER PRIMARY KEY CHECK (only = 1),
@@ -114,7 +115,6 @@ class Storage:
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
         """Everything inside is committed, or nothing. Raises `StorageFailed`."""
-        connection = self._connection
         try:
             connection = self._begin(durable)
             yield connection
@@ -126,8 +126,9 @@ class Storage:
             self._give_up(self._connection)
             raise
         finally:
-            if durable and connection is self._connection:
-                connection.execute("PRAGMA synchronous = NORMAL")
+            if durable:
+                with suppress(sqlite3.Error):
+                    self._connection.execute("PRAGMA synchronous = NORMAL")
 
     @contextmanager
     def opened_at_last(self) -> Iterator[tuple[sqlite3.Connection, sqlite3.Connection]]:
@@ -142,9 +143,11 @@ class Storage:
         memory, self._connection = self._connection, file
         try:
             with self.transaction(durable=True) as tx:
+                if _identity(self._path) != self._opened:  # replaced just now: what is written here is lost
+                    raise StorageFailed("storage")
                 yield memory, tx
         except BaseException:
-            self._connection.close()
+            self.close()
             self._connection = memory
             raise
         memory.close()
@@ -242,11 +245,18 @@ class Storage:
                 logger.warning("%s is set aside: %s", self._path, error)
             with _unwritten(self._path, self._busy_seconds):
                 self._set_aside()
-                return self._usable()
+                connection = self._made()
+                with suppress(OSError):  # nobody takes anything from it again
+                    _move(_aside(self._path), _named(self._path, ".damaged"))
+                return connection
 
     def _usable(self) -> sqlite3.Connection:
-        if not self._path.exists() and any(_named(self._path, suffix).exists() for suffix in _BESIDE):
-            raise _Unusable("a process was killed while it set the file aside")
+        if not self._path.exists() and any(_named(self._path, suffix).exists() for suffix in (*_BESIDE, _ASIDE)):
+            raise _Unusable("it is gone, and what belongs to it is not: a process was killed while it replaced it")
+        return self._made()
+
+    def _made(self) -> sqlite3.Connection:
+        """Return a connection to the file, made where there is none, with what was set aside if that is so."""
         connection = _connect(self._path, self._busy_seconds)
         try:
             self._opened = _identity(self._path)
@@ -259,13 +269,24 @@ class Storage:
         """Rename the file, and last what is beside it: a kill in between is seen by that."""
         aside = _aside(self._path)
         if self._path.exists():
-            for suffix in _BESIDE:  # of an older one: SQLite would take them for this one's
-                _named(aside, suffix).unlink(missing_ok=True)
-            self._path.replace(aside)
+            _move(self._path, aside)
         for suffix in _BESIDE:
-            source = _named(self._path, suffix)
-            if source.exists():
-                source.replace(_named(aside, suffix))
+            left = _named(self._path, suffix)
+            if left.exists() and aside.exists():
+                left.replace(_named(aside, suffix))
+            else:  # somebody has deleted the file that it belonged to
+                left.unlink(missing_ok=True)
+
+
+def _move(path: Path, to: Path) -> None:
+    """Rename a file and what is beside it, in place of another: SQLite would read what that leaves with this one."""
+    for suffix in _BESIDE:
+        _named(to, suffix).unlink(missing_ok=True)
+    if path.exists():
+        path.replace(to)
+    for suffix in _BESIDE:
+        if _named(path, suffix).exists():
+            _named(path, suffix).replace(_named(to, suffix))
 
 
 @contextmanager
@@ -337,7 +358,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _aside(path: Path) -> Path:
-    return _named(path, ".damaged")
+    return _named(path, _ASIDE)
 
 
 def _named(path: Path, suffix: str) -> Path:

@@ -92,7 +92,7 @@ def test_a_table_that_cannot_be_read_takes_nothing_else_with_it(tmp_path: Path) 
 
 def test_a_process_killed_while_its_file_is_replaced_loses_nothing_more(tmp_path: Path) -> None:
     kept_by_a_client(tmp_path)
-    (tmp_path / "device.db").rename(tmp_path / "device.db.damaged")
+    (tmp_path / "device.db").rename(tmp_path / "device.db.aside")
     (tmp_path / "device.db").touch()  # made, and then the process was killed
     storage = Storage(tmp_path)
     assert storage.states() == {"upsell": b"a state with its floor"}
@@ -224,6 +224,54 @@ def test_the_write_ahead_log_of_an_earlier_file_is_not_read_with_a_later_one(tmp
     again = Storage(tmp_path)
     assert again.states() == ({"upsell": b"floor 2"} if readable else {})
     again.close()
+
+
+def test_a_file_that_is_deleted_brings_back_nothing_of_one_that_was_replaced_long_ago(tmp_path: Path) -> None:
+    kept_by_a_client(tmp_path)
+    newer(tmp_path)
+    Storage(tmp_path).close()
+    held = Storage(tmp_path)
+    Queue(held, Limits()).predicted(PREDICTION, ["a"])
+    (tmp_path / "device.db").unlink()  # and what is beside it stays
+    storage = Storage(tmp_path)
+    assert (Queue(storage, Limits()).ledger(), storage.states()) == (Ledger(0, {}), {})
+    held._connection.close()
+    storage.close()
+
+
+def test_a_row_that_damage_shows_twice_is_taken_once(tmp_path: Path) -> None:
+    kept_by_a_client(tmp_path)
+    with sqlite3.connect(tmp_path / "device.db") as file:
+        file.execute("ALTER TABLE device RENAME TO was")
+        file.execute("CREATE TABLE device AS SELECT * FROM was UNION ALL SELECT * FROM was")
+        file.execute("PRAGMA user_version = 99")
+    file.close()
+    storage = Storage(tmp_path)
+    assert storage.kept
+    assert Queue(storage, Limits()).ledger() == Ledger(3, {"storage_lost": 3})
+    storage.close()
+
+
+def test_what_memory_holds_does_not_move_into_a_file_that_is_replaced_just_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept_by_a_client(tmp_path)
+    with turn(tmp_path / "open.lock", fcntl.LOCK_EX, 0):
+        waiting = Storage(tmp_path, busy_seconds=0.05)
+    queue = Queue(waiting, Limits())
+    begin = waiting._begin
+
+    def begin_late(durable: bool) -> sqlite3.Connection:
+        newer(tmp_path)
+        Storage(tmp_path).close()
+        return begin(durable)
+
+    monkeypatch.setattr(waiting, "_begin", begin_late)
+    assert not queue.opened()
+    monkeypatch.undo()
+    assert queue.predicted(PREDICTION, ["a"]) == (4, 1)
+    assert queue.ledger() == Ledger(4, {"storage_lost": 3})
+    waiting.close()
 
 
 def test_a_file_that_another_process_is_writing_is_not_replaced_meanwhile(tmp_path: Path) -> None:
