@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 VERSION: Final = 5
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _BESIDE: Final = ("-shm", "-wal")  # what SQLite keeps beside a file, and finds by its name
+_OPENED_AT_MOST: Final = 2  # in one transaction; there are file systems that name a file otherwise each time
 _ASIDE: Final = ".aside"  # until the new file has taken over what can be read
 _SCHEMA: Final = """
 CREATE TABLE device (
@@ -143,7 +144,7 @@ class Storage:
         memory, self._connection = self._connection, file
         try:
             with self.transaction(durable=True) as tx:
-                if _identity(self._path) != self._opened:  # replaced just now: what is written here is lost
+                if self._has_another():  # since just now: what is written here is lost
                     raise StorageFailed("storage")
                 yield memory, tx
         except BaseException:
@@ -190,19 +191,24 @@ class Storage:
 
     def _begin(self, durable: bool) -> sqlite3.Connection:
         """Begin a transaction in the file that has the name now."""
+        opened = 0
         while True:
             connection = self._connection
             if durable:
                 connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
-            if not self._replaced():
+            if opened == _OPENED_AT_MOST or not self._replaced():
                 return connection
+            opened += 1
             self._open_again()
 
     def _replaced(self) -> bool:
-        """Say whether another process has replaced the file that is open here."""
+        """Say whether another process has replaced the file that is kept."""
+        return self.kept and self._has_another()
+
+    def _has_another(self) -> bool:
         try:
-            return self.kept and _identity(self._path) != self._opened
+            return _identity(self._path) != self._opened
         except OSError:  # what is open goes on working
             return False
 
