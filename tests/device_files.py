@@ -13,7 +13,7 @@ PREDICTION: Final = Prediction(0, 1_000, "upsell", 1, "bundled", 0.5, True, sign
 
 
 def kept_by_a_client(directory: Path) -> str:
-    """Leave a file with three events, a model, a key list and a time. Return the device."""
+    """Leave a file with three events, a model and a key list. Return the device."""
     storage = Storage(directory)
     queue = Queue(storage, Limits())
     for _ in range(3):
@@ -27,7 +27,7 @@ def kept_by_a_client(directory: Path) -> str:
 
 
 def newer(directory: Path) -> None:
-    """Make the file one that this client cannot use."""
+    """Make the file one of a newer client, which this one cannot use."""
     with sqlite3.connect(directory / "device.db", timeout=5) as file:
         file.execute("PRAGMA user_version = 99")
     file.close()

@@ -213,7 +213,7 @@ class Storage:
             return False
 
     def _open_again(self) -> None:
-        logger.warning("%s is another file now; it is opened again", self._path)
+        logger.warning("%s is opened again", self._path)
         self.close()
         self._connection = self._open()
         self.generation += 1
@@ -272,27 +272,32 @@ class Storage:
         return connection
 
     def _set_aside(self) -> None:
-        """Rename the file, and last what is beside it: a kill in between is seen by that."""
         aside = _aside(self._path)
         if self._path.exists():
             _move(self._path, aside)
-        for suffix in _BESIDE:
-            left = _named(self._path, suffix)
-            if left.exists() and aside.exists():
-                left.replace(_named(aside, suffix))
-            else:  # somebody has deleted the file that it belonged to
-                left.unlink(missing_ok=True)
+        elif aside.exists():  # a process was killed in between
+            _move_beside(self._path, aside)
+        else:  # somebody has deleted the file that it belonged to
+            _unlink_beside(self._path)
 
 
 def _move(path: Path, to: Path) -> None:
-    """Rename a file and what is beside it, in place of another: SQLite would read what that leaves with this one."""
-    for suffix in _BESIDE:
-        _named(to, suffix).unlink(missing_ok=True)
+    """Rename a file in place of another, and last what is beside it: a kill in between is seen by that."""
+    _unlink_beside(to)  # SQLite would read it with this file
     if path.exists():
         path.replace(to)
+    _move_beside(path, to)
+
+
+def _move_beside(path: Path, to: Path) -> None:
     for suffix in _BESIDE:
         if _named(path, suffix).exists():
             _named(path, suffix).replace(_named(to, suffix))
+
+
+def _unlink_beside(path: Path) -> None:
+    for suffix in _BESIDE:
+        _named(path, suffix).unlink(missing_ok=True)
 
 
 @contextmanager

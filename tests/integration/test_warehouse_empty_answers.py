@@ -106,14 +106,10 @@ async def silenced(clickhouse: Any, warehouse_client: Any) -> AsyncIterator[tupl
     await runner.cleanup()
 
 
-@pytest.mark.parametrize("name", ["plan", "batches", "events", "letters"])
-async def test_an_empty_answer_is_none(silenced: tuple[Tables, dict[str, bool]], name: str) -> None:
+async def test_an_empty_answer_is_none(silenced: tuple[Tables, dict[str, bool]]) -> None:
     tables, told = silenced
     assert all((await answers(tables)).values())
     told["silent"] = True
-    for each, question in questions(tables).items():
-        if each != name:
-            question.close()
-            continue
+    for question in questions(tables).values():
         with pytest.raises(Away, match="empty"):
             await question

@@ -6,10 +6,12 @@ import multiprocessing
 import shutil
 import sqlite3
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,13 +23,28 @@ from schemas.wire import Flush, Ledger, Outcome
 from tests.device_files import PREDICTION, damage_events, kept_by_a_client, newer
 
 DAMAGE = b"no database"
+FORK = multiprocessing.get_context("fork")
 
 
 def bodies(contents: Contents) -> bytes:
     return b"[" + b",".join(contents.events) + b"]"
 
 
-def open_and_predict(directory: Path, together: Barrier) -> None:
+@contextmanager
+def processes(number: int, target: Callable[..., None], *arguments: Any) -> Iterator[None]:
+    """Run so many processes, which begin together with the block; all have to end well."""
+    together = FORK.Barrier(number + 1)
+    started = [FORK.Process(target=target, args=(together, *arguments)) for _ in range(number)]
+    for process in started:
+        process.start()
+    together.wait()
+    yield
+    for process in started:
+        process.join(20)
+        assert process.exitcode == 0
+
+
+def open_and_predict(together: Barrier, directory: Path) -> None:
     together.wait()
     storage = Storage(directory)
     Queue(storage, Limits()).predicted(PREDICTION, ["a"])
@@ -35,18 +52,12 @@ def open_and_predict(directory: Path, together: Barrier) -> None:
 
 
 def test_processes_that_find_it_damaged_at_once_replace_it_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
     for number in range(30):
         directory = tmp_path / str(number)
         directory.mkdir()
         (directory / "device.db").write_bytes(DAMAGE)
-        together = context.Barrier(3)
-        processes = [context.Process(target=open_and_predict, args=(directory, together)) for _ in range(3)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(20)
-            assert process.exitcode == 0
+        with processes(3, open_and_predict, directory):
+            pass
         assert (directory / "device.db.damaged").read_bytes() == DAMAGE
         storage = Storage(directory)
         assert Queue(storage, Limits()).ledger() == Ledger(3, {})
@@ -133,6 +144,7 @@ def test_a_place_without_locks_is_used_without(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "device.db").write_bytes(DAMAGE)
     storage = Storage(tmp_path)
     assert storage.kept
+    assert (tmp_path / "device.db.damaged").read_bytes() == DAMAGE
     storage.close()
 
 
@@ -234,7 +246,7 @@ def test_a_kill_between_two_renames_loses_nothing_of_what_was_kept(
     storage.close()
 
 
-def predict_on(directory: Path, together: Barrier, numbers: "multiprocessing.SimpleQueue[list[int]]") -> None:
+def predict_on(together: Barrier, directory: Path, numbers: "multiprocessing.SimpleQueue[list[int]]") -> None:
     storage = Storage(directory)
     queue = Queue(storage, Limits(queue_events=100_000))
     together.wait()
@@ -243,23 +255,16 @@ def predict_on(directory: Path, together: Barrier, numbers: "multiprocessing.Sim
 
 
 def test_what_others_predict_while_one_replaces_the_file_is_counted_and_numbered_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
     for turns in range(20):
         directory = tmp_path / str(turns)
         directory.mkdir()
         Storage(directory).close()
-        together, numbers = context.Barrier(3), context.SimpleQueue()
-        processes = [context.Process(target=predict_on, args=(directory, together, numbers)) for _ in range(2)]
-        for process in processes:
-            process.start()
-        together.wait()
-        time.sleep(0.002 * turns)
-        newer(directory)
-        replaced = Storage(directory)
-        given = numbers.get() + numbers.get()
-        for process in processes:
-            process.join(20)
-            assert process.exitcode == 0
+        numbers: multiprocessing.SimpleQueue[list[int]] = FORK.SimpleQueue()
+        with processes(2, predict_on, directory, numbers):
+            time.sleep(0.002 * turns)
+            newer(directory)
+            replaced = Storage(directory)
+            given = numbers.get() + numbers.get()
         assert len(set(given)) == len(given) == 400
         assert Queue(replaced, Limits()).ledger().produced == 400
         replaced.close()
