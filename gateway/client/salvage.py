@@ -21,7 +21,7 @@ _LOST: Final = "storage_lost"
 _PASSING: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_CANTOPEN}
 # A damaged table may show its only row twice.
 _COUNT: Final = "SELECT {0} FROM device WHERE typeof({0}) = 'integer' AND {0} BETWEEN 1 AND {1} LIMIT 1"
-_MOST_NUMBERED: Final = 10**12  # more is damage, and JSON's numbers end not far above
+_MOST_NUMBERED: Final = 10**12  # more is damage; numbers go on from here, and JSON holds them up to 2**53
 
 
 def salvage(aside: Path, tx: sqlite3.Connection) -> None:
